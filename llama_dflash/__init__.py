@@ -1,0 +1,13 @@
+"""Lossless speculative decoding with draft trees for llama-cpp-python.
+
+    from llama_dflash import Llama
+    llm = Llama("target.gguf", draft_model="drafter.gguf")
+
+`Llama` is `llama_cpp.Llama` with one more kind of `draft_model`.
+"""
+
+from . import _library
+
+_library.load()  # before anything imports llama_cpp
+
+__version__ = "0.1.0"
