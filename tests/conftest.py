@@ -1,0 +1,19 @@
+"""Tests run over the installed package.
+
+`python -m pytest` puts the current folder on sys.path, and the llama_dflash/ folder of a checkout
+has no libraries: leave the checkout out, unless PYTHONPATH asks for it or nothing is installed.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+_asked_for = [Path(p).resolve() for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+if CHECKOUT not in _asked_for and "llama_dflash" not in sys.modules:
+    _before = list(sys.path)
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != CHECKOUT]
+    if importlib.util.find_spec("llama_dflash") is None:
+        sys.path[:] = _before
