@@ -44,7 +44,7 @@ AMX_PROJECT = """
 cmake_minimum_required(VERSION 3.21)
 project(amx C)
 list(APPEND CMAKE_MODULE_PATH "{checkout}/cmake")
-include(Amx)
+include(NativeCpu)
 if(PROBE)
     set(LLAMA_DFLASH_AMX_PROBE "${{PROBE}}")
 endif()

@@ -1,3 +1,5 @@
+# What -march=native needs beside it.
+
 # Whether AMX may be used. A CPU can report AMX while its kernel (or a virtual
 # machine around it) refuses the tile registers: -march=native then builds a
 # library that dies with SIGILL at the first large matrix product. Flags cannot
@@ -36,5 +38,23 @@ function(llama_dflash_amx_flags out arch_flags)
     else()
         message(STATUS "AMX: reported by the CPU but does not run on this machine, turned off")
         set(${out} -mno-amx-tile -mno-amx-int8 -mno-amx-bf16 PARENT_SCOPE)
+    endif()
+endfunction()
+
+# Sets `out` to a flag that names what -march=native stands for on this machine. ccache before 4.9
+# and ninja see the words only, and would reuse objects that were compiled for another CPU.
+function(llama_dflash_native_cpu_flag out)
+    set(${out} "" PARENT_SCOPE)
+    if(MSVC)
+        return()
+    endif()
+    file(WRITE "${CMAKE_BINARY_DIR}/empty.c" "")
+    execute_process(
+        COMMAND "${CMAKE_C_COMPILER}" -march=native -dM -E "${CMAKE_BINARY_DIR}/empty.c"
+        OUTPUT_VARIABLE macros RESULT_VARIABLE result ERROR_QUIET)
+    if(result EQUAL 0)
+        string(SHA256 cpu "${macros}")
+        string(SUBSTRING "${cpu}" 0 12 cpu)
+        set(${out} -frandom-seed=${cpu} PARENT_SCOPE) # a flag that changes nothing else
     endif()
 endfunction()
