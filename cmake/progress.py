@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 STEP = re.compile(r"\[\s*(\d+)/(\d+)\] (.*)|\[\s*(\d+)%\] (.*)")  # ninja, make
-MILESTONE = re.compile(r"\s*(?:-- (llama\.cpp source: .*|AMX: .*)|\*\*\* (Configuring|Making wheel).*)|(Successfully installed .*llama-dflash.*)")
+MILESTONE = re.compile(r"\s*(?:-- (llama\.cpp source: .*|AMX: .*)|\*\*\* (Configuring|Making wheel).*)|Successfully (installed) .*(llama-dflash\S+)")
 ERROR = re.compile(r"error|FAILED|fix:|Step '", re.IGNORECASE)
 
 
@@ -45,7 +45,7 @@ def main(log_path: str, *command: str) -> int:
                     shown = tenth
                     say(f"compiling {text}")
             elif milestone:
-                say(next(x for x in milestone.groups() if x))
+                say(" ".join(x for x in milestone.groups() if x))
         code = process.wait()
     if code != 0:
         say(f"failed: {' '.join(command)}")
