@@ -1,0 +1,85 @@
+"""What a user says about a draft model: which file, how many nodes, how much memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+# ggml types that llama.cpp keeps K and V in
+CACHE_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 20: "IQ4_NL", 30: "BF16"}
+
+
+@dataclass(frozen=True)
+class DFlashDraft:
+    """A DFlash drafter (arXiv 2602.06036) and how to draft with it, for `Llama(draft_model=...)`.
+
+    Args:
+        path: The drafter, a GGUF file of architecture "dflash" made for the target.
+        budget: Nodes of the draft tree beside its root in every round, at least 1 and less than the
+            target's n_ubatch. "auto" chooses in every round what promises the most tokens per second by
+            the costs measured so far, and decodes plainly while drafts do not pay.
+        mode: "tree" verifies the most probable continuations at once (DDTree, arXiv 2604.12989), "chain" the
+            most probable one. Targets whose memory can't hold a tree verify chains in either mode.
+        context: Positions of the text that the drafter remembers (a ring: older ones are forgotten). Its
+            memory grows with this number, not with the target's n_ctx.
+        n_gpu_layers: Layers of the drafter on the GPU, -1 for all. None: as many as the target's.
+        type_k: ggml type of the drafter's K cache, for instance llama_cpp.GGML_TYPE_Q8_0. None: F16.
+        type_v: ggml type of the drafter's V cache. None: F16.
+
+    Raises:
+        ValueError: If a setting has a wrong type or value. The file is looked at when a `Llama` loads it.
+    """
+
+    path: str
+    budget: Union[str, int] = "auto"
+    mode: str = "tree"
+    context: int = 4096
+    n_gpu_layers: Optional[int] = None
+    type_k: Optional[int] = None
+    type_v: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, (str, os.PathLike)) or not isinstance(os.fspath(self.path), str):
+            raise ValueError(f"DFlashDraft: path is {self.path!r}, expected a str or a path")
+        object.__setattr__(self, "path", os.fspath(self.path))
+        if self.budget != "auto":
+            _check_int("budget", self.budget, 1, '"auto" or a number of nodes, at least 1')
+        if self.mode not in ("tree", "chain"):
+            raise ValueError(f'DFlashDraft: mode is {self.mode!r}, expected "tree" or "chain"')
+        _check_int("context", self.context, 1, "a number of positions, at least 1")
+        if self.n_gpu_layers is not None:
+            _check_int("n_gpu_layers", self.n_gpu_layers, -1, "a number of layers, -1 for all, or None")
+        for name in ("type_k", "type_v"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or value not in CACHE_TYPES):
+                known = ", ".join(f"{number} ({text})" for number, text in CACHE_TYPES.items())
+                raise ValueError(f"DFlashDraft: {name} is {value!r}, expected a ggml type for a cache: {known}, or None")
+
+    def check_file(self) -> None:
+        """Says before anything is loaded what can be said about the path.
+
+        Raises:
+            ValueError: If it is missing, unreadable, or no GGUF file.
+        """
+        path = Path(self.path)
+        if path.is_dir() or path.suffix == ".safetensors":
+            raise ValueError(
+                f"draft_model: {path} is a checkpoint in the safetensors format, expected a GGUF file. Convert it with "
+                "llama.cpp: python convert_hf_to_gguf.py --target-model-dir TARGET_DIR --outfile drafter.gguf DRAFTER_DIR"
+            )
+        try:
+            with path.open("rb") as file:
+                magic = file.read(4)
+        except FileNotFoundError:
+            raise ValueError(f"draft_model: no such file: {path}") from None
+        except OSError as error:
+            raise ValueError(f"draft_model: {path} can't be read: {error.strerror or error}") from None
+        if magic != b"GGUF":
+            raise ValueError(f"draft_model: {path} is no GGUF file: it starts with {magic!r}, expected b'GGUF'")
+
+
+def _check_int(name: str, value: object, least: int, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+        raise ValueError(f"DFlashDraft: {name} is {value!r}, expected {expected}")

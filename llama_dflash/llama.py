@@ -1,0 +1,458 @@
+"""`Llama`: llama_cpp.Llama that speculates with draft trees when `draft_model` names a DFlash drafter.
+
+What differs from the stock class is one loop: `_speculate`. The prompt is evaluated and the first token sampled by
+the stock `generate`; from then on every round asks the engine (native/engine) for a draft tree, its verification in
+one forward of the target, and the accepted path. Rounds: DFlash (arXiv 2602.06036) drafts, DDTree (arXiv 2604.12989)
+trees, both verified as in SpecInfer (arXiv 2305.09781).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Union
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
+from llama_cpp.llama_speculative import LlamaDraftModel
+
+from ._engine import ABANDON, DONE, NO_ROOM, Engine
+from .draft import DFlashDraft
+from .stats import DraftTree, SpeculativeStats
+
+DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
+
+_UNLIMITED = 2**31 - 1
+
+
+@dataclass
+class _Step:
+    """Tokens sampled at once, from after position n_past on, of which the caller sees one at a time."""
+
+    n_past: int
+    evaluated: List[int]  # evaluated[i] is the token that sampled[i] was sampled after, at position n_past + i
+    sampled: List[int]
+    logits: Optional[List[npt.NDArray[np.single]]]  # [n_vocab] each, where somebody wants to see them
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What every step of a generation needs to know."""
+
+    settings: Dict[str, Any]  # of the sampler
+    greedy: bool  # the sampler is a plain argmax
+    follows: bool  # logits processors look at _input_ids
+    wants_logits: bool  # somebody looks at the logits of every token
+
+
+class Llama(llama_cpp.Llama):
+    """`llama_cpp.Llama` with lossless speculative decoding: one more kind of `draft_model`, the rest unchanged.
+
+    Examples:
+        >>> from llama_dflash import Llama
+        >>> llm = Llama("target.gguf", draft_model="drafter.gguf")
+        >>> llm.create_completion("def fibonacci(n):", max_tokens=128)
+        >>> print(llm.speculative_stats)
+    """
+
+    _engine: Optional[Engine] = None
+    _step: Optional[_Step] = None  # the tokens that a generation is handing out; None once anything else happened
+    _max_tokens: Optional[int] = None  # what the next generation's caller will take
+    _processor_error: Optional[BaseException] = None
+    _round_seconds: float = 0.0  # of all rounds of a generation
+    _last_tree: Optional[DraftTree] = None
+
+    def __init__(self, model_path: str, *, draft_model: Optional[DraftModel] = None, **kwargs: Any) -> None:
+        """Loads a target and, if `draft_model` names one, its drafter.
+
+        Args:
+            model_path: Path to the target, as for llama_cpp.Llama.
+            draft_model: A DFlash drafter made for this target: the path of its GGUF file, or a `DFlashDraft` with
+                settings. Or any LlamaDraftModel of llama-cpp-python, which works as there. Or None.
+            **kwargs: Every other argument of llama_cpp.Llama, with the same meaning.
+
+        Raises:
+            ValueError: If a model's file is missing or damaged, or the drafter was not made for this target.
+        """
+        self._stack = contextlib.ExitStack()  # for close(), if what follows raises
+        if isinstance(draft_model, (str, os.PathLike)):
+            draft_model = DFlashDraft(draft_model)  # type: ignore[arg-type]
+        if draft_model is not None and not isinstance(draft_model, (DFlashDraft, LlamaDraftModel)):
+            raise ValueError(
+                f"draft_model is a {type(draft_model).__name__}, expected the path of a DFlash drafter, a DFlashDraft, "
+                "a LlamaDraftModel of llama-cpp-python, or None"
+            )
+        if not isinstance(draft_model, DFlashDraft):
+            super().__init__(model_path, draft_model=draft_model, **kwargs)
+            return
+
+        draft_model.check_file()
+        super().__init__(model_path, **kwargs)  # without draft_model, which would keep all logits
+        self.draft_model = draft_model
+        if not self.model_params.vocab_only:
+            try:
+                self._load_drafter(draft_model)
+            except BaseException:
+                self.close()
+                raise
+
+    def _load_drafter(self, draft: DFlashDraft) -> None:
+        if self._is_hybrid or self._is_recurrent:
+            raise ValueError(
+                f"draft_model: {self.model_path} is a recurrent or hybrid model, whose memory can't be cut back to "
+                "accepted tokens in this version: use draft_model=None with it"
+            )
+        self._engine = Engine(self.ctx, draft, n_gpu_layers=self.model_params.n_gpu_layers)
+        self._stack.callback(self._close_engine)  # called before the target's context is freed
+        if draft.mode == "tree" and not self._engine.uses_trees:
+            warnings.warn(
+                f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _close_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    # ---------------------------------------------------------------- what happened
+
+    @property
+    def speculative_stats(self) -> Optional[SpeculativeStats]:
+        """Numbers of the current or last generation; None without a DFlash drafter."""
+        return None if self._engine is None else self._engine.stats(self._round_seconds)
+
+    def _start_stats(self) -> None:
+        self._engine.reset_stats()
+        self._round_seconds = 0.0
+        self._last_tree = None
+
+    @property
+    def last_tree(self) -> Optional[DraftTree]:
+        """The draft tree of the last round; None before the first one."""
+        return self._last_tree
+
+    # ---------------------------------------------------------------- evaluating
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluates tokens after the first n_tokens ones.
+
+        Args:
+            tokens: Token ids.
+
+        Raises:
+            RuntimeError: If the context is full.
+        """
+        if self._engine is None:
+            return super().eval(tokens)
+        self._step = None
+        self._engine.truncate(self.n_tokens)
+        for start in range(0, max(1, len(tokens)), self.n_batch):
+            batch = tokens[start : start + self.n_batch]
+            n_past = self.n_tokens
+            super().eval(batch)
+            if len(batch) > 0:
+                self._engine.observe(n_past, len(batch), len(tokens) - start - len(batch))
+
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """Samples a token as llama_cpp.Llama.sample does.
+
+        Raises:
+            Exception: What a logits processor raised. (The stock class prints it and goes on.)
+        """
+        if self._engine is not None and self._requires_eval and self.n_tokens > 0:
+            # the last forward was over a draft tree, or a state was loaded: nobody has the last token's logits
+            self.n_tokens -= 1
+            self.eval(self.input_ids[self.n_tokens : self.n_tokens + 1].tolist())
+        token = super().sample(*args, **kwargs)
+        self._raise_processor_error()
+        return token
+
+    def reset(self) -> None:
+        """Forgets all tokens."""
+        self._step = None
+        super().reset()
+
+    # ---------------------------------------------------------------- the sampler
+
+    def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
+        """The stock sampler, with processors whose exceptions do not get lost in C."""
+        self._processor_error = None
+        if logits_processor is not None:
+            logits_processor = LogitsProcessorList([self._kept_error(p) for p in logits_processor])
+        return super()._init_sampler(*args, logits_processor=logits_processor, **kwargs)
+
+    def _kept_error(self, processor: Callable) -> Callable:
+        def process(input_ids: npt.NDArray[np.intc], scores: npt.NDArray[np.single]) -> npt.NDArray[np.single]:
+            if self._processor_error is None:
+                try:
+                    return np.broadcast_to(np.asarray(processor(input_ids, scores), dtype=np.single), scores.shape)
+                except BaseException as error:  # KeyboardInterrupt too: C would swallow it
+                    self._processor_error = error
+            return scores
+
+        return process
+
+    def _raise_processor_error(self) -> None:
+        error, self._processor_error = self._processor_error, None
+        if error is not None:
+            raise error
+
+    # ---------------------------------------------------------------- generating
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        typical_p: float = 1.0,
+        temp: float = 0.80,
+        repeat_penalty: float = 1.0,
+        reset: bool = True,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        tfs_z: float = 1.0,
+        mirostat_mode: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
+        penalize_nl: bool = True,
+        logits_processor: Optional[LogitsProcessorList] = None,
+        stopping_criteria: Optional[StoppingCriteriaList] = None,
+        grammar: Optional[llama_cpp.LlamaGrammar] = None,
+    ) -> Generator[int, Optional[Sequence[int]], None]:
+        """Yields tokens after a prompt, as llama_cpp.Llama.generate does and with its arguments.
+
+        With a drafter, the target's memory may be ahead of the token that was just yielded. n_tokens and
+        input_ids never are: they show the tokens before it.
+
+        Args:
+            tokens: The prompt. What it shares with the tokens evaluated before is not evaluated again.
+            reset: False to go on after the tokens evaluated before.
+            stopping_criteria: Is called with the tokens before the sampled one and, with a drafter, the logits
+                [n_vocab] it was sampled from; True ends the generation without yielding it.
+
+        Yields:
+            Token ids. Tokens sent into the generator are evaluated after the yielded one.
+
+        Raises:
+            RuntimeError: If the context is full.
+            Exception: What a logits processor or stopping criterion raised.
+        """
+        settings = dict(
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            typical_p=typical_p,
+            temp=temp,
+            repeat_penalty=repeat_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+            tfs_z=tfs_z,
+            mirostat_mode=mirostat_mode,
+            mirostat_tau=mirostat_tau,
+            mirostat_eta=mirostat_eta,
+            penalize_nl=penalize_nl,
+            logits_processor=logits_processor,
+            grammar=grammar,
+        )
+        if self._engine is None:
+            return super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
+        request = _Request(
+            settings,
+            greedy=self._is_argmax(settings),
+            follows=logits_processor is not None,
+            wants_logits=stopping_criteria is not None or self._logits_all,
+        )
+        return self._speculate(tokens, reset, stopping_criteria, request)
+
+    def _speculate(
+        self, tokens: Sequence[int], reset: bool, stops: Optional[StoppingCriteriaList], request: _Request
+    ) -> Generator[int, Optional[Sequence[int]], None]:
+        n_left, self._max_tokens = self._max_tokens or _UNLIMITED, None
+        generated: List[int] = []
+        self._start_stats()
+        try:
+            step = self._first_step(tokens, reset, request)
+            while True:
+                for i, token in enumerate(step.sampled):
+                    self._show(step, i)
+                    if stops is not None and stops(self._input_ids, step.logits[i]):
+                        return
+                    generated.append(token)
+                    sent = yield token
+                    if sent is not None or not self._shows(step, i):
+                        break
+
+                if sent is None:
+                    step = self._round(token, n_left - len(generated), request)
+                else:
+                    if i + 1 < len(step.sampled):
+                        self._rewind_sampler(generated, request)
+                    step = self._plain_step([token, *sent], request)
+        finally:
+            self._step = None
+            if self.verbose and self._engine is not None:
+                print(f"Llama.generate: {self.speculative_stats}", file=sys.stderr)
+
+    def _first_step(self, tokens: Sequence[int], reset: bool, request: _Request) -> _Step:
+        """Evaluates what is new in the prompt and samples one token: the stock generator up to its first yield."""
+        stock = super().generate(tokens, reset=reset, **request.settings)
+        sampled = next(stock)
+        stock.close()
+        return self._one_token(sampled, request)
+
+    def _plain_step(self, tokens: List[int], request: _Request) -> _Step:
+        """Evaluates tokens and samples the next one, without a draft."""
+        self.eval(tokens)
+        return self._one_token(self.sample(), request)
+
+    def _one_token(self, sampled: int, request: _Request) -> _Step:
+        n_past = self.n_tokens - 1
+        logits = [self._logits_row(-1)] if request.wants_logits else None
+        self._step = _Step(n_past, [int(self.input_ids[n_past])], [sampled], logits)
+        return self._step
+
+    def _round(self, root: int, n_max: int, request: _Request) -> _Step:
+        """Drafts after `root`, verifies, keeps the accepted path: at most n_max tokens, at least one."""
+        started = time.perf_counter()
+        n_past = self.n_tokens
+        room = len(self.input_ids) - n_past
+        self._cut_back(n_past)
+        self._requires_eval = True  # the forward leaves the logits of nodes
+        status, tree = NO_ROOM, None
+        try:
+            if room > 0:
+                status, tree = self._engine.round(
+                    self._sampler.sampler,
+                    root,
+                    n_past,
+                    greedy=request.greedy,
+                    n_max=max(1, min(n_max, room)),
+                    on_token=self._follow(root) if request.follows else None,
+                )
+        finally:
+            self.n_tokens = n_past
+            self._raise_processor_error()
+        if status == NO_ROOM:
+            return self._plain_step([root], request)  # raises what the stock class raises
+        if status != DONE:
+            raise RuntimeError("the forward over a draft tree was aborted")
+
+        logits = [self._logits_row(node) for node in tree.path] if request.wants_logits else None
+        self._last_tree = tree
+        self._step = _Step(n_past, [root, *tree.sampled[:-1]], tree.sampled, logits)
+        self._round_seconds += time.perf_counter() - started
+        return self._step
+
+    def _cut_back(self, n_past: int) -> None:
+        """Removes what target and drafter know beyond the first n_past tokens."""
+        self._ctx.kv_cache_seq_rm(-1, n_past, -1)
+        self._engine.truncate(n_past)
+
+    def _follow(self, root: int) -> Callable[[int], int]:
+        """Shows logits processors, which look at _input_ids, the true prefix of every node they are called for."""
+
+        def append(token: int) -> None:
+            if self.n_tokens < len(self.input_ids):
+                self.input_ids[self.n_tokens] = token
+                self.n_tokens += 1
+
+        def on_token(token: int) -> int:
+            try:
+                append(token)
+            except BaseException as error:  # KeyboardInterrupt: C would swallow it
+                self._processor_error = self._processor_error or error
+            return 0 if self._processor_error is None else ABANDON
+
+        append(root)
+        return on_token
+
+    def _show(self, step: _Step, i: int) -> None:
+        """The state in which the stock class yields step.sampled[i]: every token before it is evaluated, none after."""
+        pos = step.n_past + i
+        self.input_ids[pos] = step.evaluated[i]
+        if self._logits_all:
+            self.scores[pos, :] = step.logits[i]
+        self.n_tokens = pos + 1
+
+    def _shows(self, step: _Step, i: int) -> bool:
+        """False if the caller has used this object for something else since _show(step, i)."""
+        return self._step is step and self.n_tokens == step.n_past + i + 1
+
+    def _rewind_sampler(self, generated: List[int], request: _Request) -> None:
+        """A sampler that has seen `generated` and not the rest of the accepted path. Its random numbers start anew."""
+        self._sampler = self._init_sampler(**request.settings)
+        for token in generated:
+            self._sampler.accept(token)
+
+    def _logits_row(self, i: int) -> npt.NDArray[np.single]:
+        """A copy of the logits [n_vocab] of output i of the last forward."""
+        return np.ctypeslib.as_array(self._ctx.get_logits_ith(i), shape=(self._n_vocab,)).copy()
+
+    def _is_argmax(self, settings: Dict[str, Any]) -> bool:
+        """True if the sampler of these settings takes the largest logit, so that the engine may do so itself."""
+        unpenalised = (
+            settings["repeat_penalty"] == 1.0
+            and settings["frequency_penalty"] == 0.0
+            and settings["presence_penalty"] == 0.0
+        )
+        return (
+            settings["temp"] == 0.0
+            and unpenalised
+            and settings["logits_processor"] is None
+            and settings["grammar"] is None
+        )
+
+    def _create_completion(
+        self, prompt: Union[str, List[int]], suffix: Optional[str] = None, max_tokens: Optional[int] = 16, **kwargs: Any
+    ) -> Iterator[Any]:
+        """The stock completion; the last round is told to draft no further than max_tokens."""
+        self._max_tokens = max_tokens if max_tokens is not None and max_tokens > 0 else None
+        try:
+            yield from super()._create_completion(prompt=prompt, suffix=suffix, max_tokens=max_tokens, **kwargs)
+        finally:
+            self._max_tokens = None
+
+    # ---------------------------------------------------------------- state
+
+    def save_state(self) -> LlamaState:
+        """The target's state and, as its attribute `draft_state` (bytes), the drafter's."""
+        state = super().save_state()
+        if self._engine is not None:
+            state.draft_state = self._engine.get_state()
+        return state
+
+    def load_state(self, state: LlamaState) -> None:
+        """Restores a state. One without a drafter's memory, or with another drafter's, will do: the first drafts
+        after it are then poor, the text is the same.
+
+        Raises:
+            RuntimeError: If the target's part does not fit.
+        """
+        self._step = None
+        super().load_state(state)
+        if self._engine is not None:
+            try:
+                self._engine.set_state(getattr(state, "draft_state", b""))
+            except RuntimeError:
+                self._engine.truncate(0)
+
+
+def _signature() -> inspect.Signature:
+    """The stock constructor's, with our kinds of draft_model."""
+    stock = inspect.signature(llama_cpp.Llama.__init__)
+    parameters = dict(stock.parameters)
+    parameters["draft_model"] = parameters["draft_model"].replace(annotation=Optional[DraftModel])
+    return stock.replace(parameters=list(parameters.values()))
+
+
+Llama.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # for help() and for tools that look

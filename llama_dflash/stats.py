@@ -1,0 +1,68 @@
+"""What speculation did: numbers of a generation, and the draft tree of a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, List
+
+PHASES = ("draft", "build", "verify", "sample", "commit", "other")
+
+
+@dataclass(frozen=True)
+class SpeculativeStats:
+    """Numbers of one generation, from the token after its first one on.
+
+    Attributes:
+        rounds: Forwards of the target over a draft tree (in a plain round, over its root alone).
+        nodes: Draft nodes that were verified, roots not counted.
+        accepted: Of these, nodes that became text.
+        tokens: Tokens sampled in rounds: the accepted ones and one more per round. A stop string can end the
+            text before the last of them.
+        seconds: Time by phase. "draft": the drafter's forward; "build": choosing the nodes; "verify": the
+            target's forward; "sample": the sampler along the accepted path; "commit": keeping that path;
+            "other": the rest of a round, Python included.
+        acceptance_length: Mean tokens per round; plain decoding has 1. 0 before the first round.
+        tokens_per_second: Tokens over the time of the rounds, without the prompt and what the caller does
+            between tokens.
+    """
+
+    rounds: int = 0
+    nodes: int = 0
+    accepted: int = 0
+    tokens: int = 0
+    seconds: Dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    acceptance_length: float = field(init=False)
+    tokens_per_second: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        total = sum(self.seconds.values())
+        object.__setattr__(self, "acceptance_length", self.tokens / self.rounds if self.rounds else 0.0)
+        object.__setattr__(self, "tokens_per_second", self.tokens / total if total > 0 else 0.0)
+
+    def __str__(self) -> str:
+        total = sum(self.seconds.values()) or 1.0
+        phases = ", ".join(f"{name} {100 * value / total:.1f}%" for name, value in self.seconds.items())
+        return (
+            f"{self.tokens} tokens in {self.rounds} rounds: acceptance length {self.acceptance_length:.2f}, "
+            f"{self.accepted} of {self.nodes} draft nodes accepted, {self.tokens_per_second:.1f} tokens per second ({phases})"
+        )
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """The draft tree of one round and what the target made of it.
+
+    Attributes:
+        tokens: [n_nodes] The token of every node. Node 0 is the root: the last token sampled before the round.
+        parents: [n_nodes] The parent of every node, which comes before it; -1 for the root.
+        logprobs: [n_nodes] The drafter's log-probability of the node's token at its depth; 0 for the root.
+        path: [n_sampled] The accepted path, the root first.
+        sampled: [n_sampled] The target's own choice at every node of the path. All but the last are the tokens
+            of the path's next node: they were drafted; the last is the bonus token.
+    """
+
+    tokens: List[int]
+    parents: List[int]
+    logprobs: List[float]
+    path: List[int]
+    sampled: List[int]
