@@ -1,0 +1,149 @@
+// The C ABI: turns exceptions into return codes and a sentence. See llama-dflash.h.
+
+#include "llama-dflash.h"
+
+#include "engine.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+static thread_local std::string last_error;
+
+template<typename F, typename R>
+static R guarded(R on_error, F && body) {
+    try {
+        return body();
+    } catch (const std::exception & e) {
+        last_error = e.what();
+    } catch (...) {
+        last_error = "unknown error";
+    }
+    return on_error;
+}
+
+const char * llama_dflash_last_error(void) {
+    return last_error.c_str();
+}
+
+llama_dflash_params llama_dflash_default_params(void) {
+    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0 };
+}
+
+static void check_params(const llama_context * target, const llama_dflash_params & params) {
+    if (params.mode != LLAMA_DFLASH_MODE_TREE && params.mode != LLAMA_DFLASH_MODE_CHAIN) {
+        throw std::invalid_argument("mode is " + std::to_string(params.mode) + ", expected 0 (tree) or 1 (chain)");
+    }
+    const int32_t n_ubatch = (int32_t) llama_n_ubatch(target);
+    if (params.budget < 0 || params.budget >= n_ubatch) {
+        throw std::invalid_argument("budget is " + std::to_string(params.budget) + ", expected 0 (auto) or 1 to n_ubatch - 1 = " +
+                std::to_string(n_ubatch - 1));
+    }
+    if (params.n_context < 1) {
+        throw std::invalid_argument("the drafter's context is " + std::to_string(params.n_context) + ", expected at least 1 position");
+    }
+}
+
+llama_dflash * llama_dflash_load(llama_context * target, const char * path, llama_dflash_params params) {
+    return guarded<>((llama_dflash *) nullptr, [&] {
+        check_params(target, params);
+        params.n_threads = params.n_threads > 0 ? params.n_threads : llama_n_threads_batch(target);
+        return new llama_dflash(target, path, params);
+    });
+}
+
+void llama_dflash_free(llama_dflash * engine) {
+    delete engine;
+}
+
+int32_t llama_dflash_block_size(const llama_dflash * engine) {
+    return engine->draft.block_size();
+}
+
+bool llama_dflash_uses_trees(const llama_dflash * engine) {
+    return engine->trees;
+}
+
+int32_t llama_dflash_observe(llama_dflash * engine, llama_pos pos, int32_t n_tokens, int32_t n_after) {
+    return guarded(-1, [&] {
+        engine->draft.observe(pos, nullptr, n_tokens, n_after);
+        return 0;
+    });
+}
+
+int32_t llama_dflash_truncate(llama_dflash * engine, llama_pos n_past) {
+    return guarded(-1, [&] {
+        engine->draft.truncate(n_past);
+        return 0;
+    });
+}
+
+static llama_dflash_result describe(const llama_dflash & engine) {
+    return {
+        (int32_t) engine.tokens.size(), engine.tokens.data(), engine.path.data(),
+        engine.tree.n_nodes(), engine.tree.tokens.data(), engine.tree.parents.data(), engine.tree.logprob.data(),
+    };
+}
+
+int32_t llama_dflash_round(
+        llama_dflash * engine, llama_sampler * sampler, bool greedy, llama_token root, llama_pos n_past, int32_t n_max,
+        llama_dflash_on_token on_token, void * user_data, llama_dflash_result * result) {
+    return guarded(-1, [&] {
+        const round_status status = engine->round({ sampler, greedy, root, n_past, std::max(1, n_max), on_token, user_data });
+        *result = describe(*engine);
+        return (int32_t) status;
+    });
+}
+
+int32_t llama_dflash_logprobs(llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_positions, float * out) {
+    return guarded(-1, [&] {
+        drafter & draft = engine->draft;
+        if (n_positions < 1 || n_positions >= draft.block_size()) {
+            throw std::invalid_argument("n_positions is " + std::to_string(n_positions) + ", expected 1 to " +
+                    std::to_string(draft.block_size() - 1));
+        }
+        if (!draft.forward(root, n_past, n_positions)) {
+            throw std::runtime_error("the drafter's memory has no room for the block");
+        }
+        for (int32_t i = 0; i < n_positions; ++i) {
+            const float * logits = draft.logits(i);
+            const float   max    = *std::max_element(logits, logits + draft.n_vocab());
+            const double  norm   = log_sum_exp(logits, draft.n_vocab(), max);
+            std::transform(logits, logits + draft.n_vocab(), out + (size_t) i*draft.n_vocab(),
+                    [norm](float x) { return (float) (x - norm); });
+        }
+        return 0;
+    });
+}
+
+llama_dflash_stats llama_dflash_get_stats(const llama_dflash * engine) {
+    return engine->stats;
+}
+
+void llama_dflash_reset_stats(llama_dflash * engine) {
+    engine->stats = {};
+}
+
+size_t llama_dflash_state_size(llama_dflash * engine) {
+    return guarded((size_t) 0, [&] { return engine->draft.save().size(); });
+}
+
+size_t llama_dflash_state_get(llama_dflash * engine, uint8_t * out, size_t size) {
+    return guarded((size_t) 0, [&] {
+        const std::vector<uint8_t> data = engine->draft.save();
+        if (size < data.size()) {
+            throw std::invalid_argument("the drafter's state has " + std::to_string(data.size()) + " bytes, the buffer " + std::to_string(size));
+        }
+        memcpy(out, data.data(), data.size());
+        return data.size();
+    });
+}
+
+int32_t llama_dflash_state_set(llama_dflash * engine, const uint8_t * data, size_t size) {
+    return guarded(-1, [&] {
+        engine->draft.load(data, size);
+        return 0;
+    });
+}

@@ -1,0 +1,65 @@
+// How many nodes a round verifies: expected tokens per second from measured costs (cost-aware budgets: CaDDTree,
+// arXiv 2606.01813), and when to leave speculation alone.
+#pragma once
+
+#include "draft-tree.h"
+
+#include <cstdint>
+#include <map>
+
+// A running mean that follows changes: the first samples count fully, later ones with a fixed weight.
+class running_mean {
+public:
+    explicit running_mean(double weight) : weight(weight) {}
+    void   add(double x);
+    double get() const { return value; }
+    bool   known() const { return count > 0; }
+    int    samples() const { return count; }
+
+private:
+    double weight;
+    double value = 0.0;
+    int    count = 0;
+};
+
+// Seconds of one target forward over n nodes (the root included), learned from the rounds themselves.
+class forward_cost {
+public:
+    void   add(int32_t n_nodes, double seconds);
+    double estimate(int32_t n_nodes) const;
+    bool   known(int32_t n_nodes) const { return means.count(n_nodes) > 0; }
+
+private:
+    std::map<int32_t, running_mean> means;
+};
+
+class auto_budget {
+public:
+    // Should the next round draft at all?
+    bool wants_draft();
+
+    // How many of the tree's nodes beside the root to verify: the prefix with the most expected tokens per second, given
+    // that its draft took draft_seconds. 0 if the root alone is best.
+    int32_t choose(const draft_tree & tree, double draft_seconds);
+
+    // What a round cost. `tree` is what was verified.
+    void record_plain(double verify_seconds, double total_seconds);
+    void record_draft(const draft_tree & tree, int32_t n_tokens, double verify_seconds, double total_seconds);
+
+private:
+    void pause();
+
+    forward_cost verify;
+    running_mean plain      {0.2}; // seconds of a round without a draft
+    running_mean draft      {0.2}; // seconds of a draft
+    running_mean overhead   {0.2}; // of a drafted round: everything that is neither draft nor verify
+    running_mean calibration{0.1}; // accepted nodes per node expected to be accepted
+
+    // since speculation was last resumed
+    running_mean tokens {0.1}; // per drafted round
+    running_mean seconds{0.1}; // of a drafted round
+
+    int32_t plain_left   = 1;  // rounds until the next draft; the first round ever is plain, to learn its cost
+    int32_t plain_streak = 16; // how many plain rounds follow the next time that speculation loses
+    int32_t since_plain  = 0;  // drafted rounds since the last plain one
+};

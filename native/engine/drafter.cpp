@@ -1,0 +1,396 @@
+#include "drafter.h"
+
+#include "llama-ext.h"
+#include "llama-tree.h"
+
+#include "gguf.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <stdexcept>
+
+// how many positions are injected in one forward, and at most wait to be
+static constexpr int32_t inject_batch = 512;
+
+[[noreturn]] static void refuse(const std::string & sentence) {
+    throw std::invalid_argument(sentence);
+}
+
+//
+// checks before llama.cpp reads the file: it may abort the process on files that are damaged
+//
+
+namespace {
+struct gguf_deleter { void operator()(gguf_context * g) const { gguf_free(g); } };
+struct ggml_deleter { void operator()(ggml_context * c) const { ggml_free(c); } };
+
+struct drafter_file {
+    std::string path;
+    std::unique_ptr<gguf_context, gguf_deleter> gguf;
+    std::unique_ptr<ggml_context, ggml_deleter> tensors;
+    size_t n_bytes = 0;
+
+    explicit drafter_file(const std::string & path) : path(path) {
+        std::ifstream in(path, std::ios::binary | std::ios::ate);
+        if (!in) {
+            refuse("no such draft model: " + path);
+        }
+        n_bytes = (size_t) in.tellg();
+
+        ggml_context * meta = nullptr;
+        gguf_init_params params = { /*.no_alloc =*/ true, /*.ctx =*/ &meta };
+        gguf.reset(gguf_init_from_file(path.c_str(), params));
+        tensors.reset(meta);
+        if (!gguf) {
+            refuse("the draft model " + path + " is no readable GGUF file (damaged or truncated?): fetch or convert it again");
+        }
+    }
+
+    int64_t find(const std::string & key, gguf_type type) const {
+        const int64_t id = gguf_find_key(gguf.get(), key.c_str());
+        if (id < 0) {
+            refuse("the draft model " + path + " has no key " + key + ": it is no DFlash drafter, or it is damaged");
+        }
+        if (gguf_get_kv_type(gguf.get(), id) != type) {
+            refuse("the draft model " + path + " holds " + key + " as " + gguf_type_name(gguf_get_kv_type(gguf.get(), id)) +
+                    ", expected " + gguf_type_name(type));
+        }
+        return id;
+    }
+
+    uint32_t u32(const std::string & key, uint32_t min, uint32_t max) const {
+        const uint32_t value = gguf_get_val_u32(gguf.get(), find(key, GGUF_TYPE_UINT32));
+        if (value < min || value > max) {
+            refuse("the draft model " + path + " has " + key + " = " + std::to_string(value) +
+                    ", expected " + std::to_string(min) + " to " + std::to_string(max));
+        }
+        return value;
+    }
+
+    bool has(const char * tensor) const {
+        return gguf_find_tensor(gguf.get(), tensor) >= 0;
+    }
+
+    void check_tensor_data() const {
+        const size_t start = gguf_get_data_offset(gguf.get());
+        for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
+            const size_t end = start + gguf_get_tensor_offset(gguf.get(), i) + gguf_get_tensor_size(gguf.get(), i);
+            if (end > n_bytes) {
+                refuse("the draft model " + path + " is truncated: tensor " + gguf_get_tensor_name(gguf.get(), i) + " ends at byte " +
+                        std::to_string(end) + ", the file has " + std::to_string(n_bytes));
+            }
+        }
+    }
+
+    // d2t maps rows of a reduced head to token ids; an id outside the vocabulary would be written out of bounds
+    void check_reduced_vocabulary(int64_t n_vocab) const {
+        const int64_t i = gguf_find_tensor(gguf.get(), "d2t");
+        if (i < 0) {
+            return;
+        }
+        const ggml_tensor * meta = ggml_get_tensor(tensors.get(), "d2t");
+        if (meta->type != GGML_TYPE_I64 || ggml_n_dims(meta) != 1) {
+            refuse("the draft model " + path + " holds d2t as " + ggml_type_name(meta->type) + ", expected a row of i64");
+        }
+        std::vector<int64_t> ids(meta->ne[0]);
+        std::ifstream in(path, std::ios::binary);
+        in.seekg((std::streamoff) (gguf_get_data_offset(gguf.get()) + gguf_get_tensor_offset(gguf.get(), i)));
+        in.read((char *) ids.data(), (std::streamsize) (ids.size()*sizeof(int64_t)));
+        for (const int64_t id : ids) {
+            if (!in || id < 0 || id >= n_vocab) {
+                refuse("the draft model " + path + " maps a row of its head to token " + std::to_string(id) +
+                        ", outside the vocabulary of " + std::to_string(n_vocab));
+            }
+        }
+    }
+};
+
+// While it exists, what would be an abort of llama.cpp on this thread is an exception instead.
+class abort_guard {
+public:
+    abort_guard()  { previous = ggml_set_abort_callback(raise); }
+    ~abort_guard() { ggml_set_abort_callback(previous); }
+
+private:
+    static void raise(const char * message) { refuse(message); }
+    ggml_abort_callback_t previous;
+};
+}
+
+void drafter::check_file(const std::string & path) const {
+    const drafter_file file(path);
+
+    const std::string arch = gguf_get_val_str(file.gguf.get(), file.find("general.architecture", GGUF_TYPE_STRING));
+    if (arch != "dflash") {
+        refuse("the draft model " + path + " has architecture \"" + arch + "\", expected \"dflash\": "
+                "draft_model takes a DFlash drafter made for this target");
+    }
+    if (file.has("selector_hidden.weight") || file.has("markov_w1.weight")) {
+        refuse("the draft model " + path + " is a DFlash2 or DSpark drafter; this version drafts with DFlash drafters only");
+    }
+    file.u32("dflash.block_size", 2, 1024);
+    file.u32("dflash.block_count", 1, 512);
+    file.u32("dflash.embedding_length", 1, 1 << 20);
+    file.u32("dflash.feed_forward_length", 1, 1 << 24);
+    file.u32("dflash.attention.head_count", 1, 1 << 14);
+    file.u32("dflash.attention.head_count_kv", 1, 1 << 14);
+
+    const llama_model * target_model = llama_get_model(target);
+    const int32_t n_embd_target = llama_model_n_embd(target_model);
+    const uint32_t n_embd_draft = file.u32("dflash.embedding_length", 1, 1 << 20);
+    if ((int32_t) n_embd_draft != n_embd_target) {
+        refuse("the draft model " + path + " has hidden size " + std::to_string(n_embd_draft) + ", the target " +
+                std::to_string(n_embd_target) + ": this drafter was made for another target");
+    }
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(target_model));
+    const int64_t tokens  = file.find("tokenizer.ggml.tokens", GGUF_TYPE_ARRAY);
+    if ((int64_t) gguf_get_arr_n(file.gguf.get(), tokens) != n_vocab) {
+        refuse("the draft model " + path + " has a vocabulary of " + std::to_string(gguf_get_arr_n(file.gguf.get(), tokens)) +
+                " tokens, the target of " + std::to_string(n_vocab) + ": this drafter was made for another target");
+    }
+    file.check_tensor_data();
+    file.check_reduced_vocabulary(n_vocab);
+}
+
+//
+// loading
+//
+
+static llama_model * load_model(const std::string & path, int32_t n_gpu_layers) {
+    llama_model_params params = llama_model_default_params();
+    params.n_gpu_layers = n_gpu_layers;
+    llama_model * model = llama_model_load_from_file(path.c_str(), params);
+    if (model == nullptr) {
+        refuse("llama.cpp could not load the draft model " + path + " (its log says why; verbose=True shows it): "
+                "the file is damaged, or of a newer format");
+    }
+    return model;
+}
+
+drafter::drafter(llama_context * target, const std::string & path, const drafter_params & params) : target(target) {
+    n_embd   = llama_model_n_embd(llama_get_model(target));
+    n_vocab_ = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
+
+    const abort_guard guard;
+    check_file(path);
+    model.reset(load_model(path, params.n_gpu_layers));
+    read_layout();
+    check_fits();
+    make_context(params);
+
+    for (const int32_t il : layers) {
+        llama_set_embeddings_layer_inp(target, il, true);
+    }
+}
+
+void drafter::read_layout() {
+    char text[32] = {};
+    llama_model_meta_val_str(model.get(), "dflash.block_size", text, sizeof(text));
+    n_block  = std::atoi(text);
+    mask     = llama_vocab_mask(llama_model_get_vocab(model.get()));
+    is_mrope = llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_MROPE;
+
+    const int32_t * ids = llama_model_target_layer_ids(model.get());
+    layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
+}
+
+void drafter::check_fits() const {
+    if (mask < 0 || mask >= n_vocab_) {
+        refuse("the draft model has no mask token (tokenizer.ggml.mask_token_id), which a DFlash drafter needs");
+    }
+    if (layers.empty()) {
+        refuse("the draft model names no target layers (dflash.target_layers)");
+    }
+    for (const int32_t il : layers) {
+        const int32_t n_layer = llama_model_n_layer(llama_get_model(target));
+        if (il < 0 || il > n_layer) {
+            refuse("the draft model reads the input of target layer " + std::to_string(il) + ", the target has layers 0 to " +
+                    std::to_string(n_layer - 1) + ": this drafter was made for another target");
+        }
+        if (!llama_tree_has_layer_inp(target, il)) {
+            char arch[64] = "?";
+            llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
+            refuse(std::string("llama.cpp does not expose the layer inputs of targets of architecture \"") + arch +
+                    "\", which a DFlash drafter needs: use draft_model=None with this target");
+        }
+    }
+    const llama_vocab * ours   = llama_model_get_vocab(model.get());
+    const llama_vocab * theirs = llama_model_get_vocab(llama_get_model(target));
+    for (llama_token t = 0; t < n_vocab_; ++t) {
+        if (strcmp(llama_vocab_get_text(ours, t), llama_vocab_get_text(theirs, t)) != 0) {
+            refuse("token " + std::to_string(t) + " is \"" + llama_vocab_get_text(ours, t) + "\" in the draft model and \"" +
+                    llama_vocab_get_text(theirs, t) + "\" in the target: this drafter was made for another target");
+        }
+    }
+}
+
+void drafter::make_context(const drafter_params & params) {
+    n_context = params.n_context;
+
+    llama_context_params cparams = llama_context_default_params();
+    cparams.n_ctx           = n_context + n_block;
+    cparams.n_batch         = std::max(inject_batch, n_block);
+    cparams.n_ubatch        = cparams.n_batch;
+    cparams.n_outputs_max   = n_block;
+    cparams.n_seq_max       = 1;
+    cparams.n_threads       = params.n_threads;
+    cparams.n_threads_batch = params.n_threads;
+    cparams.type_k          = (ggml_type) params.type_k;
+    cparams.type_v          = (ggml_type) params.type_v;
+    cparams.swa_full        = false;
+    cparams.ctx_other       = target; // token embeddings and output head, where the drafter has none of its own
+    ctx.reset(llama_init_from_model(model.get(), cparams));
+    if (!ctx) {
+        refuse("no context for the draft model: not enough memory, or type_k/type_v that llama.cpp can't combine");
+    }
+    llama_set_causal_attn(ctx.get(), false); // the block is denoised as a whole
+}
+
+//
+// features
+//
+
+void drafter::clear(llama_pos at) {
+    llama_memory_clear(llama_get_memory(ctx.get()), false);
+    pending.clear();
+    n_pending = 0;
+    end       = at;
+}
+
+void drafter::truncate(llama_pos n_past) {
+    if (n_past >= end) {
+        return;
+    }
+    const llama_pos injected = end - n_pending;
+    const size_t    width    = layers.size()*n_embd;
+    if (n_past < injected) {
+        llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, n_past, -1);
+    }
+    n_pending = std::max(0, n_past - injected);
+    pending.resize(n_pending*width);
+    end = n_past;
+}
+
+void drafter::observe(llama_pos pos, const int32_t * rows, int32_t n_rows, int32_t n_after) {
+    truncate(pos);
+
+    // only the newest n_context positions will be left in the ring
+    const llama_pos first_kept = pos + n_rows + n_after - n_context;
+    const int32_t   skip       = std::clamp(first_kept - pos, 0, n_rows);
+    if (pos > end || skip > 0) {
+        clear(pos + skip);
+    }
+
+    const size_t width = layers.size()*n_embd;
+    pending.resize((n_pending + n_rows - skip)*width);
+    for (size_t k = 0; k < layers.size(); ++k) {
+        const float * layer = llama_get_embeddings_layer_inp(target, layers[k]);
+        for (int32_t i = skip; i < n_rows; ++i) {
+            const int32_t row = rows ? rows[i] : i;
+            memcpy(&pending[(n_pending + i - skip)*width + k*n_embd], layer + (size_t) row*n_embd, n_embd*sizeof(float));
+        }
+    }
+    n_pending += n_rows - skip;
+    end        = pos + n_rows;
+    if (n_pending >= inject_batch) {
+        inject();
+    }
+}
+
+void drafter::inject() {
+    const size_t width = layers.size()*n_embd;
+
+    // the ring: what lies more than n_context positions back makes room
+    llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, 0, end - n_context);
+
+    for (int32_t done = 0; done < n_pending; ) {
+        const int32_t n = std::min(inject_batch, n_pending - done);
+
+        std::vector<llama_pos> pos((size_t) n*(is_mrope ? 4 : 1), 0);
+        for (int32_t i = 0; i < n; ++i) {
+            const llama_pos p = end - n_pending + done + i;
+            for (int32_t section = 0; section < (is_mrope ? 3 : 1); ++section) {
+                pos[section*n + i] = p;
+            }
+        }
+        std::vector<int8_t> outputs(n, 0);
+
+        llama_batch batch = {};
+        batch.n_tokens = n;
+        batch.embd     = pending.data() + done*width;
+        batch.pos      = pos.data();
+        batch.logits   = outputs.data();
+        const int32_t ret = llama_decode(ctx.get(), batch);
+        if (ret != 0) {
+            const llama_pos at = end;
+            clear(at); // drafts get worse, never wrong
+            throw std::runtime_error("injecting " + std::to_string(n) + " features into the drafter failed with " + std::to_string(ret));
+        }
+        done += n;
+    }
+    pending.clear();
+    n_pending = 0;
+}
+
+//
+// the block
+//
+
+bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
+    inject();
+
+    std::vector<llama_token> tokens(n_positions + 1, mask);
+    std::vector<llama_pos>   pos(n_positions + 1);
+    std::vector<int8_t>      outputs(n_positions + 1, 1);
+    tokens[0]  = root;
+    outputs[0] = 0;
+    for (int32_t i = 0; i <= n_positions; ++i) {
+        pos[i] = n_past + i;
+    }
+
+    llama_batch batch = {};
+    batch.n_tokens = n_positions + 1;
+    batch.token    = tokens.data();
+    batch.pos      = pos.data();
+    batch.logits   = outputs.data();
+    const int32_t ret = llama_decode(ctx.get(), batch);
+
+    // the block's own keys and values are of this draft only
+    llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, n_past, -1);
+
+    if (ret < 0) {
+        throw std::runtime_error("the drafter's forward failed with " + std::to_string(ret));
+    }
+    return ret == 0;
+}
+
+const float * drafter::logits(int32_t i) const {
+    return llama_get_logits_ith(ctx.get(), i + 1);
+}
+
+//
+// state
+//
+
+std::vector<uint8_t> drafter::save() {
+    inject();
+    const size_t n_memory = llama_state_seq_get_size(ctx.get(), 0);
+    std::vector<uint8_t> res(sizeof(end) + n_memory);
+    memcpy(res.data(), &end, sizeof(end));
+    llama_state_seq_get_data(ctx.get(), res.data() + sizeof(end), n_memory, 0);
+    return res;
+}
+
+void drafter::load(const uint8_t * data, size_t size) {
+    llama_pos at = 0;
+    if (size < sizeof(at)) {
+        refuse("the drafter's saved state has " + std::to_string(size) + " bytes: it is damaged");
+    }
+    memcpy(&at, data, sizeof(at));
+    clear(at);
+    if (llama_state_seq_set_data(ctx.get(), data + sizeof(at), size - sizeof(at), 0) == 0) {
+        clear(at);
+        refuse("the drafter's saved state does not fit this drafter: it is damaged, or of another drafter or context length");
+    }
+}

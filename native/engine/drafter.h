@@ -1,0 +1,74 @@
+// The DFlash drafter: a model and a context of its own, fed with features of the target.
+#pragma once
+
+#include "draft-tree.h"
+#include "llama.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+struct drafter_params {
+    int32_t n_context;
+    int32_t n_gpu_layers;
+    int32_t type_k;
+    int32_t type_v;
+    int32_t n_threads;
+};
+
+class drafter {
+public:
+    // Loads and checks the file. Throws std::invalid_argument with a sentence for the user.
+    drafter(llama_context * target, const std::string & path, const drafter_params & params);
+
+    int32_t block_size() const { return n_block; }
+    int32_t n_vocab()    const { return n_vocab_; }
+
+    // Remember the features of rows [n_rows] of the target's last decode, at positions pos, pos + 1, ...
+    // rows may be NULL for 0, 1, 2, ...  n_after more positions are about to follow.
+    void observe(llama_pos pos, const int32_t * rows, int32_t n_rows, int32_t n_after);
+
+    // Forget the features of positions >= n_past.
+    void truncate(llama_pos n_past);
+
+    // Write the remembered features into the drafter's memory.
+    void inject();
+
+    // One forward over [root, mask, mask, ...]: logits of the n_positions tokens that follow the root.
+    // Returns false if the drafter's memory has no room.
+    bool forward(llama_token root, llama_pos n_past, int32_t n_positions);
+
+    // After forward(): the logits of position i in [0, n_positions), [n_vocab].
+    const float * logits(int32_t i) const;
+
+    std::vector<uint8_t> save();
+    void load(const uint8_t * data, size_t size);
+
+private:
+    void check_file(const std::string & path) const;
+    void check_fits() const;
+    void read_layout();
+    void make_context(const drafter_params & params);
+    void clear(llama_pos at);
+
+    struct model_deleter   { void operator()(llama_model   * m) const { llama_model_free(m); } };
+    struct context_deleter { void operator()(llama_context * c) const { llama_free(c); } };
+
+    llama_context * target;
+    std::unique_ptr<llama_model,   model_deleter>   model;
+    std::unique_ptr<llama_context, context_deleter> ctx;
+
+    int32_t     n_block   = 0;
+    int32_t     n_context = 0;
+    int32_t     n_vocab_  = 0;
+    int32_t     n_embd    = 0; // of the target
+    llama_token mask      = -1;
+    bool        is_mrope  = false;
+
+    std::vector<int32_t> layers; // target layers whose inputs are features
+
+    // features are known up to position `end`; those of the last n_pending positions still wait in `pending`
+    llama_pos            end       = 0;
+    int32_t              n_pending = 0;
+    std::vector<float>   pending;   // [n_pending, layers.size()*n_embd]
+};

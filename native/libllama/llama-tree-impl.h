@@ -1,0 +1,33 @@
+// The pending tree of a memory module, shared by llama-tree.cpp and the hooks that patches/ adds to llama.cpp.
+#pragma once
+
+#include "llama.h"
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+struct llama_memory_i;
+
+struct llama_tree {
+    llama_seq_id seq_id = 0;
+    llama_pos    n_past = 0;
+
+    std::vector<int32_t> parents; // [n_nodes], -1 for the root
+    std::vector<int32_t> depth;   // [n_nodes], 0 for the root
+
+    llama_tree(llama_seq_id seq_id, llama_pos n_past, const int32_t * parents, int32_t n_nodes);
+
+    int32_t n_nodes() const { return (int32_t) parents.size(); }
+
+    // true if j is i or one of its ancestors
+    bool sees(int32_t i, int32_t j) const { return visible[(size_t) i*parents.size() + j]; }
+
+private:
+    std::vector<bool> visible; // [n_nodes * n_nodes]
+};
+
+using llama_tree_ptr = std::shared_ptr<const llama_tree>;
+
+// Used by the C API entry points: true if `mem` holds a pending tree, after recording and logging that `func` was refused.
+bool llama_tree_refuses(const llama_memory_i * mem, const char * func);

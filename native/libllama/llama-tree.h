@@ -1,0 +1,53 @@
+// Draft trees in libllama: decode many candidate continuations of one sequence in one forward, keep one path.
+//
+// A tree is a batch of token nodes. Node 0 is the root, every other node has one parent that comes before it.
+// Node i sits at position n_past + depth(i), where n_past is the number of committed tokens of the sequence,
+// and attends to the committed prefix, its ancestors and itself. Siblings share a position.
+//
+// Between llama_tree_decode() and llama_tree_commit() or llama_tree_discard() the context is pending: every other
+// decode, sequence or state call fails, says so in the log and changes nothing.
+//
+// Verification of a tree in one pass: SpecInfer (arXiv 2305.09781, section 4); trees from DFlash drafts:
+// DDTree (arXiv 2604.12989, section 3).
+#pragma once
+
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+    // True if the memory of the model's architecture can hold a tree. Otherwise the caller verifies chains.
+    LLAMA_API bool llama_tree_supported(const struct llama_model * model);
+
+    // True if the model's graph exposes the input of layer il, which a drafter reads as a feature.
+    LLAMA_API bool llama_tree_has_layer_inp(struct llama_context * ctx, int32_t il);
+
+    // Decode the nodes of `batch` (tokens of one sequence, at most n_ubatch) in one forward.
+    //   batch.pos    NULL, or n_past + depth(i) for every node
+    //   batch.seq_id NULL for sequence 0, or the same single id for every node
+    //   batch.logits NULL to get the logits of every node, or a flag per node
+    //   parents      [batch.n_tokens], parents[0] = -1, 0 <= parents[i] < i
+    // Logits and layer inputs are read as after llama_decode(), by node index.
+    // Returns 0 on success; the context is then pending.
+    //   1: no room in the memory for that many nodes, 2: aborted by the abort callback,
+    //  -1: bad input, -2: allocation failed, -3: compute failed. On all of these the memory is as before.
+    LLAMA_API int32_t llama_tree_decode(struct llama_context * ctx, struct llama_batch batch, const int32_t * parents);
+
+    // Keep the nodes of `path` ([n_path]: the root, then child after child) and drop the rest: the memory is then as if
+    // the path's tokens had been decoded in order. Returns 0, or -1 on bad input (the context stays pending).
+    LLAMA_API int32_t llama_tree_commit(struct llama_context * ctx, const int32_t * path, int32_t n_path);
+
+    // Drop every node: the memory is as if nothing had been decoded. Returns 0, or -1 if the context is not pending.
+    LLAMA_API int32_t llama_tree_discard(struct llama_context * ctx);
+
+    // True between a successful llama_tree_decode() and the commit or discard that ends it.
+    LLAMA_API bool llama_tree_pending(const struct llama_context * ctx);
+
+    // What the last failing llama_tree_* call of this thread, or a call refused because of a pending tree, complained
+    // about. Never NULL. Valid until the thread's next such call.
+    LLAMA_API const char * llama_tree_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,105 @@
+"""Writes small GGUF models with random weights, for tests that need a model but no text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+N_VOCAB = 320  # 256 bytes, some merges, and the special tokens at the end
+BOS, EOS, PAD, MASK = N_VOCAB - 1, N_VOCAB - 2, N_VOCAB - 3, N_VOCAB - 4
+
+
+def _byte_symbols() -> list[str]:
+    """The printable character that GPT-2's byte-level BPE writes for every byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = {b: chr(b) for b in printable}
+    for n, b in enumerate(b for b in range(256) if b not in symbols):
+        symbols[b] = chr(256 + n)
+    return [symbols[b] for b in range(256)]
+
+
+def add_vocab(writer: gguf.GGUFWriter, n_vocab: int = N_VOCAB) -> None:
+    """A byte-level BPE vocabulary: bytes, two-letter merges, four special tokens."""
+    tokens = _byte_symbols()
+    letters = "etaoinsrhld"
+    pairs = [a + b for a in letters for b in letters][: n_vocab - 260]
+    tokens += pairs + ["<mask>", "<pad>", "</s>", "<s>"]
+    types = [gguf.TokenType.NORMAL] * (n_vocab - 4) + [gguf.TokenType.CONTROL] * 4
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([f"{p[0]} {p[1]}" for p in pairs])
+    writer.add_bos_token_id(n_vocab - 1)
+    writer.add_eos_token_id(n_vocab - 2)
+    writer.add_pad_token_id(n_vocab - 3)
+    writer.add_add_bos_token(False)
+
+
+def write_target(
+    path: Path,
+    arch: str = "llama",
+    *,
+    n_layer: int = 3,
+    n_embd: int = 64,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    head_dim: int = 32,
+    n_ff: int = 128,
+    window: int = 12,
+    seed: int = 0,
+) -> Path:
+    """A random-weight target of architecture llama, qwen3 or gemma3 (every second layer has a sliding window)."""
+    rng = np.random.default_rng(seed)
+    w = gguf.GGUFWriter(str(path), arch)
+    w.add_context_length(4096)
+    w.add_embedding_length(n_embd)
+    w.add_block_count(n_layer)
+    w.add_feed_forward_length(n_ff)
+    w.add_head_count(n_head)
+    w.add_head_count_kv(n_head_kv)
+    w.add_key_length(head_dim)
+    w.add_value_length(head_dim)
+    w.add_rope_dimension_count(head_dim)
+    w.add_rope_freq_base(10000.0)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_vocab_size(N_VOCAB)
+    if arch == "gemma3":
+        w.add_sliding_window(window)
+        w.add_sliding_window_pattern(2)
+    add_vocab(w)
+
+    def matrix(name: str, rows: int, cols: int, std: float | None = None) -> None:
+        std = cols**-0.5 if std is None else std
+        w.add_tensor(name, (rng.standard_normal((rows, cols)) * std).astype(np.float32))
+
+    def norm(name: str, n: int) -> None:
+        w.add_tensor(name, (1 + 0.1 * rng.standard_normal(n)).astype(np.float32))
+
+    matrix("token_embd.weight", N_VOCAB, n_embd, 1.0)
+    matrix("output.weight", N_VOCAB, n_embd, 3 * n_embd**-0.5)
+    norm("output_norm.weight", n_embd)
+    for i in range(n_layer):
+        b = f"blk.{i}."
+        norm(b + "attn_norm.weight", n_embd)
+        norm(b + "ffn_norm.weight", n_embd)
+        matrix(b + "attn_q.weight", n_head * head_dim, n_embd, 2 * n_embd**-0.5)
+        matrix(b + "attn_k.weight", n_head_kv * head_dim, n_embd)
+        matrix(b + "attn_v.weight", n_head_kv * head_dim, n_embd)
+        matrix(b + "attn_output.weight", n_embd, n_head * head_dim)
+        matrix(b + "ffn_gate.weight", n_ff, n_embd)
+        matrix(b + "ffn_up.weight", n_ff, n_embd)
+        matrix(b + "ffn_down.weight", n_embd, n_ff)
+        if arch in ("qwen3", "gemma3"):
+            norm(b + "attn_q_norm.weight", head_dim)
+            norm(b + "attn_k_norm.weight", head_dim)
+        if arch == "gemma3":
+            norm(b + "post_attention_norm.weight", n_embd)
+            norm(b + "post_ffw_norm.weight", n_embd)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
