@@ -1,0 +1,125 @@
+"""Writes small DFlash drafters for the targets of models.py, and targets whose text such a drafter can guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from models import MASK, N_VOCAB, add_vocab
+
+# The tokens that a predictable target prefers, the most likely first, and their logits above all others.
+# No letters that the vocabulary merges: the text stays these tokens when it is tokenized again.
+FAVOURITES = {ord(c): 10.0 - 0.7 * i for i, c in enumerate("012345")}
+
+
+def target_shape(path: Path) -> dict[str, Any]:
+    """Hidden size and number of layers of a target's GGUF file."""
+    fields = gguf.GGUFReader(str(path)).fields
+    arch = fields["general.architecture"].contents()
+    return {"n_embd": fields[f"{arch}.embedding_length"].contents(), "n_layer": fields[f"{arch}.block_count"].contents()}
+
+
+def write_drafter(
+    path: Path,
+    target: Path,
+    *,
+    block_size: int = 16,
+    n_layer: int = 2,
+    n_head: int = 4,
+    n_head_kv: int = 2,
+    head_dim: int = 32,
+    n_ff: int = 96,
+    n_vocab: int = N_VOCAB,
+    n_embd: int | None = None,
+    layers: tuple[int, ...] | None = None,
+    std: float = 0.02,
+    seed: int = 0,
+    arch: str = "dflash",
+    mask: int | None = MASK,
+    omit: frozenset[str] | set[str] = frozenset(),
+) -> Path:
+    """A random-weight DFlash drafter for `target`.
+
+    std: of the weights; small ones leave the noise block as it is, so that the drafter predicts what the
+        target's head makes of the mask token's embedding.
+    layers: the target layers whose inputs are features; None: the second and the last.
+    omit: metadata keys (without "dflash.") and tensors to leave out, for files that must be refused.
+    """
+    shape = target_shape(target)
+    n_embd = n_embd or shape["n_embd"]
+    layers = (1, shape["n_layer"] - 1) if layers is None else layers
+    rng = np.random.default_rng(seed)
+    w = gguf.GGUFWriter(str(path), arch)
+    settings = {
+        "context_length": lambda: w.add_context_length(8192),
+        "embedding_length": lambda: w.add_embedding_length(n_embd),
+        "block_count": lambda: w.add_block_count(n_layer),
+        "feed_forward_length": lambda: w.add_feed_forward_length(n_ff),
+        "attention.head_count": lambda: w.add_head_count(n_head),
+        "attention.head_count_kv": lambda: w.add_head_count_kv(n_head_kv),
+        "attention.key_length": lambda: w.add_key_length(head_dim),
+        "attention.value_length": lambda: w.add_value_length(head_dim),
+        "rope.dimension_count": lambda: w.add_rope_dimension_count(head_dim),
+        "rope.freq_base": lambda: w.add_rope_freq_base(10000.0),
+        "attention.layer_norm_rms_epsilon": lambda: w.add_layer_norm_rms_eps(1e-6),
+        "vocab_size": lambda: w.add_vocab_size(n_vocab),
+        "block_size": lambda: w.add_uint32(f"{arch}.block_size", block_size),
+        "target_layers": lambda: w.add_array(f"{arch}.target_layers", list(layers)),
+        "tokenizer": lambda: add_vocab(w, n_vocab),
+        "tokenizer.ggml.mask_token_id": lambda: w.add_mask_token_id(mask),
+    }
+    for key, add in settings.items():
+        if key not in omit:
+            add()
+
+    def tensor(name: str, value: np.ndarray) -> None:
+        if name not in omit:
+            w.add_tensor(name, value.astype(np.float32))
+
+    def matrix(name: str, rows: int, cols: int) -> None:
+        tensor(name, rng.standard_normal((rows, cols)) * std)
+
+    matrix("fc.weight", n_embd, n_embd * max(1, len(layers)))
+    tensor("enc.output_norm.weight", np.ones(n_embd))
+    tensor("output_norm.weight", np.ones(n_embd))
+    for i in range(n_layer):
+        b = f"blk.{i}."
+        tensor(b + "attn_norm.weight", np.ones(n_embd))
+        tensor(b + "ffn_norm.weight", np.ones(n_embd))
+        matrix(b + "attn_q.weight", n_head * head_dim, n_embd)
+        matrix(b + "attn_k.weight", n_head_kv * head_dim, n_embd)
+        matrix(b + "attn_v.weight", n_head_kv * head_dim, n_embd)
+        matrix(b + "attn_output.weight", n_embd, n_head * head_dim)
+        tensor(b + "attn_q_norm.weight", np.ones(head_dim))
+        tensor(b + "attn_k_norm.weight", np.ones(head_dim))
+        matrix(b + "ffn_gate.weight", n_ff, n_embd)
+        matrix(b + "ffn_up.weight", n_ff, n_embd)
+        matrix(b + "ffn_down.weight", n_embd, n_ff)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
+def make_predictable(target: Path, scale: float = 20.0) -> Path:
+    """Rewrites a target's weights so that it mostly writes FAVOURITES, which one depending on the text before.
+
+    Dimension 0 of every embedding is `scale`, and the head reads the favourites' logits from it. The mask token's
+    embedding has nothing else, so a drafter of small weights proposes exactly the favourites, in their order.
+    """
+    tensors = {t.name: t for t in gguf.GGUFReader(str(target), "r+").tensors}
+    embeddings = tensors["token_embd.weight"].data
+    head = tensors["output.weight"].data
+    embeddings[:, 0] = scale
+    embeddings[MASK, 1:] = 0.0
+    gain = tensors["output_norm.weight"].data[0] * scale
+    head[:, 0] = 0.0
+    for token, logit in FAVOURITES.items():
+        # after the final RMS norm dimension 0 is about sqrt(n_embd) * scale / norm: half of it at most is the rest's
+        head[token, 0] = logit / gain * scale / 4
+    for t in (embeddings, head):
+        t.flush() if hasattr(t, "flush") else None
+    return target
