@@ -241,7 +241,8 @@ class Llama(llama_cpp.Llama):
                 [n_vocab] it was sampled from; True ends the generation without yielding it.
 
         Yields:
-            Token ids. Tokens sent into the generator are evaluated after the yielded one.
+            Token ids. Tokens sent into the generator propose what comes next: they never change the text. With a
+            drafter they are not looked at, as it has proposals of its own.
 
         Raises:
             RuntimeError: If the context is full.
@@ -278,7 +279,6 @@ class Llama(llama_cpp.Llama):
         self, tokens: Sequence[int], reset: bool, stops: Optional[StoppingCriteriaList], request: _Request
     ) -> Generator[int, Optional[Sequence[int]], None]:
         n_left, self._max_tokens = self._max_tokens or _UNLIMITED, None
-        generated: List[int] = []
         self._start_stats()
         try:
             step = self._first_step(tokens, reset, request)
@@ -287,17 +287,11 @@ class Llama(llama_cpp.Llama):
                     self._show(step, i)
                     if stops is not None and stops(self._input_ids, step.logits[i]):
                         return
-                    generated.append(token)
-                    sent = yield token
-                    if sent is not None or not self._shows(step, i):
+                    n_left -= 1
+                    yield token
+                    if not self._shows(step, i):
                         break
-
-                if sent is None:
-                    step = self._round(token, n_left - len(generated), request)
-                else:
-                    if i + 1 < len(step.sampled):
-                        self._rewind_sampler(generated, request)
-                    step = self._plain_step([token, *sent], request)
+                step = self._round(token, n_left, request)
         finally:
             self._step = None
             if self.verbose and self._engine is not None:
@@ -308,24 +302,24 @@ class Llama(llama_cpp.Llama):
         stock = super().generate(tokens, reset=reset, **request.settings)
         sampled = next(stock)
         stock.close()
-        return self._one_token(sampled, request)
+        return self._one_token(tokens[-1] if len(tokens) else self.input_ids[self.n_tokens - 1], sampled, request)
 
-    def _plain_step(self, tokens: List[int], request: _Request) -> _Step:
-        """Evaluates tokens and samples the next one, without a draft."""
-        self.eval(tokens)
-        return self._one_token(self.sample(), request)
+    def _plain_step(self, root: int, request: _Request) -> _Step:
+        """Evaluates `root` and samples the next token, without a draft."""
+        self.eval([root])
+        return self._one_token(root, self.sample(), request)
 
-    def _one_token(self, sampled: int, request: _Request) -> _Step:
+    def _one_token(self, evaluated: int, sampled: int, request: _Request) -> _Step:
         n_past = self.n_tokens - 1
         logits = [self._logits_row(-1)] if request.wants_logits else None
-        self._step = _Step(n_past, [int(self.input_ids[n_past])], [sampled], logits)
+        self._step = _Step(n_past, [evaluated], [sampled], logits)
         return self._step
 
     def _round(self, root: int, n_max: int, request: _Request) -> _Step:
         """Drafts after `root`, verifies, keeps the accepted path: at most n_max tokens, at least one."""
         started = time.perf_counter()
         n_past = self.n_tokens
-        room = len(self.input_ids) - n_past
+        room = (len(self.scores) if self._logits_all else self._n_ctx) - n_past
         self._cut_back(n_past)
         self._requires_eval = True  # the forward leaves the logits of nodes
         status, tree = NO_ROOM, None
@@ -343,7 +337,7 @@ class Llama(llama_cpp.Llama):
             self.n_tokens = n_past
             self._raise_processor_error()
         if status == NO_ROOM:
-            return self._plain_step([root], request)  # raises what the stock class raises
+            return self._plain_step(root, request)  # raises what the stock class raises
         if status != DONE:
             raise RuntimeError("the forward over a draft tree was aborted")
 
@@ -362,9 +356,8 @@ class Llama(llama_cpp.Llama):
         """Shows logits processors, which look at _input_ids, the true prefix of every node they are called for."""
 
         def append(token: int) -> None:
-            if self.n_tokens < len(self.input_ids):
-                self.input_ids[self.n_tokens] = token
-                self.n_tokens += 1
+            self.input_ids[self.n_tokens : self.n_tokens + 1] = token  # may be shorter than the context, as in stock
+            self.n_tokens += 1
 
         def on_token(token: int) -> int:
             try:
@@ -379,7 +372,7 @@ class Llama(llama_cpp.Llama):
     def _show(self, step: _Step, i: int) -> None:
         """The state in which the stock class yields step.sampled[i]: every token before it is evaluated, none after."""
         pos = step.n_past + i
-        self.input_ids[pos] = step.evaluated[i]
+        self.input_ids[pos : pos + 1] = step.evaluated[i]
         if self._logits_all:
             self.scores[pos, :] = step.logits[i]
         self.n_tokens = pos + 1
@@ -387,12 +380,6 @@ class Llama(llama_cpp.Llama):
     def _shows(self, step: _Step, i: int) -> bool:
         """False if the caller has used this object for something else since _show(step, i)."""
         return self._step is step and self.n_tokens == step.n_past + i + 1
-
-    def _rewind_sampler(self, generated: List[int], request: _Request) -> None:
-        """A sampler that has seen `generated` and not the rest of the accepted path. Its random numbers start anew."""
-        self._sampler = self._init_sampler(**request.settings)
-        for token in generated:
-            self._sampler.accept(token)
 
     def _logits_row(self, i: int) -> npt.NDArray[np.single]:
         """A copy of the logits [n_vocab] of output i of the last forward."""
