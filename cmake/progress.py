@@ -50,7 +50,7 @@ def main(log_path: str, *command: str) -> int:
     if code != 0:
         say(f"failed: {' '.join(command)}")
         errors = [i for i, line in enumerate(lines) if ERROR.search(line)]
-        wanted = {j for i in errors[:12] for j in range(i, i + 6)} | set(range(max(0, len(lines) - 15), len(lines)))
+        wanted = {j for i in errors[:12] for j in range(i, i + 10)} | set(range(max(0, len(lines) - 15), len(lines)))
         print("\n".join(lines[i] for i in sorted(wanted) if i < len(lines)))
         print(f"(everything: {log})")
     return code
