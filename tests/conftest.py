@@ -9,6 +9,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 _asked_for = [Path(p).resolve() for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
@@ -17,3 +19,14 @@ if CHECKOUT not in _asked_for and "llama_dflash" not in sys.modules:
     sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != CHECKOUT]
     if importlib.util.find_spec("llama_dflash") is None:
         sys.path[:] = _before
+
+
+def pytest_collection_modifyitems(items):
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import llama_dflash  # noqa: F401  (first, so that llama_cpp is over its library)
+        import llama_cpp
+
+        if not llama_cpp.llama_supports_gpu_offload():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="the installed llama-dflash has no GPU backend, or no GPU"))
