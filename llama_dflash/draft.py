@@ -53,7 +53,7 @@ class DFlashDraft:
             _check_int("n_gpu_layers", self.n_gpu_layers, -1, "a number of layers, -1 for all, or None")
         for name in ("type_k", "type_v"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value not in CACHE_TYPES):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value not in CACHE_TYPES):
                 known = ", ".join(f"{number} ({text})" for number, text in CACHE_TYPES.items())
                 raise ValueError(f"DFlashDraft: {name} is {value!r}, expected a ggml type for a cache: {known}, or None")
 

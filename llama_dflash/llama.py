@@ -115,7 +115,7 @@ class Llama(llama_cpp.Llama):
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=3,
             )
 
     def _close_engine(self) -> None:
