@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import gguf
 import numpy as np
@@ -39,6 +39,8 @@ def write_drafter(
     arch: str = "dflash",
     mask: int | None = MASK,
     omit: frozenset[str] | set[str] = frozenset(),
+    more: Callable[[gguf.GGUFWriter], None] | None = None,
+    reduced: list[int] | None = None,
 ) -> Path:
     """A random-weight DFlash drafter for `target`.
 
@@ -46,6 +48,8 @@ def write_drafter(
         target's head makes of the mask token's embedding.
     layers: the target layers whose inputs are features; None: the second and the last.
     omit: metadata keys (without "dflash.") and tensors to leave out, for files that must be refused.
+    more: adds further metadata.
+    reduced: the tokens that a head of the drafter's own knows (a reduced draft vocabulary); None: the target's head.
     """
     shape = target_shape(target)
     n_embd = n_embd or shape["n_embd"]
@@ -73,6 +77,8 @@ def write_drafter(
     for key, add in settings.items():
         if key not in omit:
             add()
+    if more is not None:
+        more(w)
 
     def tensor(name: str, value: np.ndarray) -> None:
         if name not in omit:
@@ -81,6 +87,9 @@ def write_drafter(
     def matrix(name: str, rows: int, cols: int) -> None:
         tensor(name, rng.standard_normal((rows, cols)) * std)
 
+    if reduced is not None:
+        w.add_tensor("d2t", np.array(reduced, dtype=np.int64))
+        matrix("output.weight", len(reduced), n_embd)
     matrix("fc.weight", n_embd, n_embd * max(1, len(layers)))
     tensor("enc.output_norm.weight", np.ones(n_embd))
     tensor("output_norm.weight", np.ones(n_embd))

@@ -68,6 +68,10 @@ struct drafter_file {
         return value;
     }
 
+    bool has_key(const std::string & key) const {
+        return gguf_find_key(gguf.get(), key.c_str()) >= 0;
+    }
+
     bool has(const char * tensor) const {
         return gguf_find_tensor(gguf.get(), tensor) >= 0;
     }
@@ -118,6 +122,44 @@ private:
 };
 }
 
+// llama.cpp takes these as they are, and aborts or hangs when it computes with bad ones
+
+static void check_rope(const drafter_file & file) {
+    const uint32_t head_size = file.has_key("dflash.attention.key_length")
+        ? file.u32("dflash.attention.key_length", 1, 1 << 14)
+        : file.u32("dflash.embedding_length", 1, 1 << 20)/file.u32("dflash.attention.head_count", 1, 1 << 14);
+    if (file.has_key("dflash.rope.dimension_count") && file.u32("dflash.rope.dimension_count", 2, head_size) % 2 != 0) {
+        refuse("the draft model " + file.path + " rotates an odd number of dimensions (dflash.rope.dimension_count)");
+    }
+    const int64_t sections = gguf_find_key(file.gguf.get(), "dflash.rope.dimension_sections");
+    if (sections < 0) {
+        return;
+    }
+    const gguf_type type = gguf_get_kv_type(file.gguf.get(), sections);
+    const gguf_type item = type == GGUF_TYPE_ARRAY ? gguf_get_arr_type(file.gguf.get(), sections) : type;
+    if (type != GGUF_TYPE_ARRAY || (item != GGUF_TYPE_INT32 && item != GGUF_TYPE_UINT32)) {
+        refuse("the draft model " + file.path + " holds dflash.rope.dimension_sections as " + gguf_type_name(item) +
+                ", expected an array of i32");
+    }
+    const auto * sizes = (const int32_t *) gguf_get_arr_data(file.gguf.get(), sections);
+    int64_t sum = 0;
+    for (size_t i = 0; i < gguf_get_arr_n(file.gguf.get(), sections); ++i) {
+        sum = sizes[i] < 0 ? INT32_MAX : sum + sizes[i];
+        if (sum > head_size) {
+            refuse("the draft model " + file.path + " has rotary sections (dflash.rope.dimension_sections) that do not fit its heads of " +
+                    std::to_string(head_size));
+        }
+    }
+}
+
+static void check_norm(const drafter_file & file) {
+    const std::string key = "dflash.attention.layer_norm_rms_epsilon";
+    const float eps = gguf_get_val_f32(file.gguf.get(), file.find(key, GGUF_TYPE_FLOAT32));
+    if (!(eps >= 0.0f && eps <= 1.0f)) {
+        refuse("the draft model " + file.path + " has " + key + " = " + std::to_string(eps) + ", expected 0 to 1");
+    }
+}
+
 void drafter::check_file(const std::string & path) const {
     const drafter_file file(path);
 
@@ -135,6 +177,9 @@ void drafter::check_file(const std::string & path) const {
     file.u32("dflash.feed_forward_length", 1, 1 << 24);
     file.u32("dflash.attention.head_count", 1, 1 << 14);
     file.u32("dflash.attention.head_count_kv", 1, 1 << 14);
+    file.find("dflash.target_layers", GGUF_TYPE_ARRAY);
+    check_rope(file);
+    check_norm(file);
 
     const llama_model * target_model = llama_get_model(target);
     const int32_t n_embd_target = llama_model_n_embd(target_model);
@@ -302,7 +347,9 @@ void drafter::inject() {
     const size_t width = layers.size()*n_embd;
 
     // the ring: what lies more than n_context positions back makes room
-    llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, 0, end - n_context);
+    if (end > n_context) { // llama_memory_seq_rm() takes a negative end for "to the last one"
+        llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, 0, end - n_context);
+    }
 
     for (int32_t done = 0; done < n_pending; ) {
         const int32_t n = std::min(inject_batch, n_pending - done);
