@@ -389,9 +389,8 @@ bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
 
     std::vector<llama_token> tokens(n_positions + 1, mask);
     std::vector<llama_pos>   pos(n_positions + 1);
-    std::vector<int8_t>      outputs(n_positions + 1, 1);
+    std::vector<int8_t>      outputs(n_positions + 1, 1); // the root's too: the graph has a row of logits for every token
     tokens[0]  = root;
-    outputs[0] = 0;
     for (int32_t i = 0; i <= n_positions; ++i) {
         pos[i] = n_past + i;
     }

@@ -2,8 +2,11 @@
 
 import itertools
 
+import gguf
 import numpy as np
 import pytest
+from drafter_models import write_drafter
+from models import MASK
 from same_text import assert_same_text
 
 import llama_cpp
@@ -36,6 +39,20 @@ def test_a_draft_depends_on_the_text_and_on_nothing_else(tree, kept, random_pair
     llm.reset()
     llm.eval([*PROMPT, *text][1:n_tokens] + [50])
     assert np.abs(guesses() - after_a_batch).max() > 0.1
+
+
+def test_a_position_is_predicted_from_its_own_mask(load, pair, tmp_path):
+    """Layers of weight 0 leave the mask token's embedding as it is: every position's logits are the head's for it."""
+    drafter = write_drafter(tmp_path / "drafter.gguf", pair.target, std=0.0)
+    llm = load(pair, type(pair.draft())(drafter))
+    llm.eval(PROMPT)
+    tensors = {t.name: t.data for t in gguf.GGUFReader(str(pair.target)).tensors}
+    hidden = tensors["token_embd.weight"][MASK]
+    logits = tensors["output.weight"] @ (hidden / np.sqrt((hidden**2).mean() + 1e-6))
+    expected = logits - np.log(np.exp(logits).sum())
+    for n_positions in (1, 7, 15):
+        for root in (48, 200):
+            assert np.allclose(llm._engine.logprobs(root, len(PROMPT), n_positions, llm._n_vocab), expected, atol=1e-3)
 
 
 def test_draft_probabilities_are_normalised_over_the_vocabulary(tree):
