@@ -120,17 +120,27 @@ class Engine:
         params.n_gpu_layers = n_gpu_layers if draft.n_gpu_layers is None else draft.n_gpu_layers
         params.type_k = params.type_k if draft.type_k is None else draft.type_k
         params.type_v = params.type_v if draft.type_v is None else draft.type_v
-        self._engine = self._c.load(ctx, os.fsencode(draft.path), params)
-        if not self._engine:
+        self._pointer = self._c.load(ctx, os.fsencode(draft.path), params)
+        if not self._pointer:
             raise ValueError(f"draft_model: {self._last_error()}")
         self.block_size: int = self._c.block_size(self._engine)
         self.uses_trees: bool = self._c.uses_trees(self._engine)
 
     def close(self) -> None:
         """Frees the drafter. Its target must still be there."""
-        engine, self._engine = self._engine, None
-        if engine:
-            self._c.free(engine)
+        pointer, self._pointer = self._pointer, None
+        if pointer:
+            self._c.free(pointer)
+
+    @property
+    def closed(self) -> bool:
+        return self._pointer is None
+
+    @property
+    def _engine(self) -> int:
+        if self._pointer is None:
+            raise RuntimeError("this Llama was closed")
+        return self._pointer
 
     def observe(self, pos: int, n_tokens: int, n_after: int) -> None:
         """Takes the features of the target's last decode: n_tokens from position pos on, n_after are to follow."""

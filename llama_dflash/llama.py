@@ -84,7 +84,7 @@ class Llama(llama_cpp.Llama):
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
         if isinstance(draft_model, (str, os.PathLike)):
             draft_model = DFlashDraft(draft_model)  # type: ignore[arg-type]
-        if draft_model is not None and not isinstance(draft_model, (DFlashDraft, LlamaDraftModel)):
+        if draft_model is not None and not isinstance(draft_model, DFlashDraft) and not callable(draft_model):
             raise ValueError(
                 f"draft_model is a {type(draft_model).__name__}, expected the path of a DFlash drafter, a DFlashDraft, "
                 "a LlamaDraftModel of llama-cpp-python, or None"
@@ -110,7 +110,7 @@ class Llama(llama_cpp.Llama):
                 "accepted tokens in this version: use draft_model=None with it"
             )
         self._engine = Engine(self.ctx, draft, n_gpu_layers=self.model_params.n_gpu_layers)
-        self._stack.callback(self._close_engine)  # called before the target's context is freed
+        self._stack.enter_context(contextlib.closing(self._engine))  # closed before the target's context
         if draft.mode == "tree" and not self._engine.uses_trees:
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
@@ -118,17 +118,12 @@ class Llama(llama_cpp.Llama):
                 stacklevel=3,
             )
 
-    def _close_engine(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
-
     # ---------------------------------------------------------------- what happened
 
     @property
     def speculative_stats(self) -> Optional[SpeculativeStats]:
         """Numbers of the current or last generation; None without a DFlash drafter."""
-        return None if self._engine is None else self._engine.stats(self._round_seconds)
+        return None if self._engine is None or self._engine.closed else self._engine.stats(self._round_seconds)
 
     def _start_stats(self) -> None:
         self._engine.reset_stats()
@@ -294,7 +289,7 @@ class Llama(llama_cpp.Llama):
                 step = self._round(token, n_left, request)
         finally:
             self._step = None
-            if self.verbose and self._engine is not None:
+            if self.verbose and not self._engine.closed:
                 print(f"Llama.generate: {self.speculative_stats}", file=sys.stderr)
 
     def _first_step(self, tokens: Sequence[int], reset: bool, request: _Request) -> _Step:

@@ -142,7 +142,8 @@ def main():
         except RuntimeError as error:
             print(f"  {error}")
         finally:
-            llm._close_engine()
+            llm._engine.close()
+            llm._engine = None
     llm.reset()
     assert list(itertools.islice(llm.generate(PROMPT, temp=0.0), 12)) == expected
     print(f"done: {refused} refused, {loaded} loaded")

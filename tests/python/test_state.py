@@ -1,5 +1,6 @@
 """Saved states, caches and pickles carry the drafter's memory along, and survive without it."""
 
+import gc
 import itertools
 import pickle
 
@@ -140,5 +141,18 @@ def test_close_frees_everything_and_may_be_called_twice(pair):
     next(generator), next(generator)
     llm.close()
     llm.close()
-    assert llm._engine is None
+    assert llm._engine.closed and llm.speculative_stats is None
     generator.close()
+
+
+def test_the_last_reference_frees_everything_at_once(pair):
+    """Without waiting for the garbage collector: a model is gigabytes."""
+    llm = Llama(str(pair.target), draft_model=DFlashDraft(pair.drafter), n_ctx=256, verbose=False)
+    greedy(llm, PROMPT, 10)
+    engine, ctx = llm._engine, llm._ctx
+    gc.disable()
+    try:
+        del llm
+        assert engine.closed and ctx.ctx is None
+    finally:
+        gc.enable()
