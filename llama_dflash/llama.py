@@ -76,7 +76,8 @@ class Llama(llama_cpp.Llama):
             model_path: Path to the target, as for llama_cpp.Llama.
             draft_model: A DFlash drafter made for this target: the path of its GGUF file, or a `DFlashDraft` with
                 settings. Or any LlamaDraftModel of llama-cpp-python, which works as there. Or None.
-            **kwargs: Every other argument of llama_cpp.Llama, with the same meaning.
+            **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
+                unless it is given: a forward over a tree then rounds as plain decoding does (docs/exactness.md).
 
         Raises:
             ValueError: If a model's file is missing or damaged, or the drafter was not made for this target.
@@ -94,6 +95,8 @@ class Llama(llama_cpp.Llama):
             return
 
         draft_model.check_file()
+        if kwargs.get("flash_attn") is None:
+            kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
         super().__init__(model_path, **kwargs)  # without draft_model, which would keep all logits
         self.draft_model = draft_model
         if not self.model_params.vocab_only:
