@@ -38,6 +38,9 @@ public:
     // Should the next round draft at all?
     bool wants_draft();
 
+    // How many positions to draft, at most n_max: a little deeper than the trees that were chosen lately.
+    int32_t positions(int32_t n_max) const;
+
     // How many of the tree's nodes beside the root to verify: the prefix with the most expected tokens per second, given
     // that its draft took draft_seconds. 0 if the root alone is best.
     int32_t choose(const draft_tree & tree, double draft_seconds);
@@ -59,6 +62,7 @@ private:
     running_mean tokens {0.1}; // per drafted round
     running_mean seconds{0.1}; // of a drafted round
 
+    int32_t reach        = 7;  // positions to draft
     int32_t plain_left   = 1;  // rounds until the next draft; the first round ever is plain, to learn its cost
     int32_t plain_streak = 16; // how many plain rounds follow the next time that speculation loses
     int32_t since_plain  = 0;  // drafted rounds since the last plain one

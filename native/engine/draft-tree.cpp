@@ -7,8 +7,9 @@
 
 // exp(x) for x <= 0 in a form that compilers turn into SIMD: 2^n * p(r), relative error below 3e-7.
 static inline float exp_nonpositive(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    const float n = std::nearbyint(x*1.44269504088896341f);
+    constexpr float round_to_int = 12582912.0f; // 1.5*2^23: adding it leaves no bits for a fraction
+    x = x > -87.0f ? x : -87.0f; // NaN too: a damaged drafter's logits count for nothing
+    const float n = (x*1.44269504088896341f + round_to_int) - round_to_int;
     const float r = x - n*0.693359375f + n*2.12194440e-4f;
     const float p = ((((1.9875691500e-4f*r + 1.3981999507e-3f)*r + 8.3334519073e-3f)*r + 4.1665795894e-2f)*r + 1.6666665459e-1f)*r + 5.0000001201e-1f;
     const int32_t bits = ((int32_t) n + 127) << 23;

@@ -59,7 +59,8 @@ int32_t llama_dflash::most_nodes(const round_request & request) const {
 bool llama_dflash::draft_tree_for(const round_request & request) {
     const bool    chain       = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
     const int32_t n_nodes     = most_nodes(request);
-    const int32_t n_positions = std::min({ draft.block_size() - 1, request.n_max - 1, n_nodes });
+    const int32_t deepest     = std::min({ draft.block_size() - 1, request.n_max - 1, n_nodes });
+    const int32_t n_positions = params.budget > 0 ? deepest : budget.positions(deepest);
 
     std::vector<position_candidates> positions;
     const bool wanted = n_positions > 0 && (params.budget > 0 || budget.wants_draft());

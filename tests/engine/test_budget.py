@@ -1,0 +1,100 @@
+"""The automatic budget against simulated costs: it has no clock of its own, so seconds are what the simulation says."""
+
+from __future__ import annotations
+
+import pytest
+
+# reads: rounds seconds_of_one seconds_per_node draft_seconds p_first p_second fixed_nodes (-1: auto)
+# writes: tokens seconds rounds_with_a_draft
+PROGRAM = r"""
+#include "budget.h"
+#include <algorithm>
+#include <cstdio>
+#include <random>
+
+static position_candidates two_candidates(double first, double second) {
+    return { { 1, 2 }, { (float) std::log(first), (float) std::log(second) } };
+}
+
+int main() {
+    int rounds, fixed;
+    double one, per_node, draft, first, second;
+    while (scanf("%d %lf %lf %lf %lf %lf %d", &rounds, &one, &per_node, &draft, &first, &second, &fixed) == 7) {
+        std::mt19937 rng(1);
+        std::uniform_real_distribution<double> uniform(0, 1);
+        auto_budget budget;
+        long tokens = 0, drafted = 0;
+        double seconds = 0;
+        for (int r = 0; r < rounds; ++r) {
+            const bool wanted = fixed < 0 ? budget.wants_draft() : true;
+            const int  n_positions = fixed < 0 ? budget.positions(15) : 15;
+            const std::vector<position_candidates> positions(wanted ? n_positions : 0, two_candidates(first, second));
+            draft_tree tree = build_tree(0, positions, fixed < 0 ? 63 : fixed, false);
+            const double draft_seconds = wanted ? draft : 0;
+            if (wanted && fixed < 0) {
+                tree.truncate(budget.choose(tree, draft_seconds));
+            }
+            int node = 0, sampled = 0;
+            while (node >= 0) {
+                sampled += 1;
+                const double u = uniform(rng);
+                node = tree.child(node, u < first ? 1 : u < first + second ? 2 : 3);
+            }
+            const double verify = one + per_node*(tree.n_nodes() - 1);
+            const double total  = draft_seconds + verify;
+            if (wanted) {
+                budget.record_draft(tree, sampled, verify, total);
+            } else {
+                budget.record_plain(verify, total);
+            }
+            tokens  += sampled;
+            seconds += total;
+            drafted += wanted;
+        }
+        printf("%ld %.9g %ld\n", tokens, seconds, drafted);
+        fflush(stdout);
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def simulate(compile_program):
+    process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "draft-tree.cpp")
+
+    def run(one, per_node, draft, first, second, nodes=-1, rounds=600):
+        process.stdin.write(f"{rounds} {one} {per_node} {draft} {first} {second} {nodes}\n")
+        process.stdin.flush()
+        tokens, seconds, drafted = process.stdout.readline().split()
+        return int(tokens) * one / float(seconds), int(drafted)  # speed in units of plain decoding
+
+    return run
+
+
+COSTS = [(10e-3, 0.05e-3, 1e-3), (10e-3, 1e-3, 3e-3), (10e-3, 2e-3, 4e-3), (5e-3, 3e-3, 2e-3)]
+DRAFTERS = [(0.9, 0.05), (0.75, 0.15), (0.5, 0.2)]
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_auto_is_nearly_as_fast_as_the_best_fixed_budget(simulate, cost, drafter):
+    best = max(simulate(*cost, *drafter, nodes=n)[0] for n in (1, 2, 3, 5, 7, 11, 15, 23, 31, 47, 63))
+    speed, _ = simulate(*cost, *drafter)
+    assert speed > 0.93 * max(best, 1.0)
+
+
+def test_it_decodes_plainly_where_speculation_cannot_win(simulate):
+    speed, drafted = simulate(10e-3, 9e-3, 5e-3, 0.3, 0.1)
+    assert speed > 0.97
+    assert drafted < 40
+
+
+def test_a_short_generation_with_a_useless_drafter_loses_little(simulate):
+    speed, _ = simulate(10e-3, 5e-3, 3e-3, 0.05, 0.02, rounds=128)
+    assert speed > 0.97
+
+
+def test_it_uses_large_trees_where_nodes_are_cheap(simulate):
+    cheap, _ = simulate(10e-3, 0.01e-3, 1e-3, 0.6, 0.3)
+    assert cheap > 0.93 * simulate(10e-3, 0.01e-3, 1e-3, 0.6, 0.3, nodes=63)[0]
+    assert cheap > 1.05 * simulate(10e-3, 0.01e-3, 1e-3, 0.6, 0.3, nodes=7)[0]
