@@ -45,7 +45,6 @@ public:
     void load(const uint8_t * data, size_t size);
 
 private:
-    void check_file(const std::string & path) const;
     void check_fits() const;
     void read_layout();
     void make_context(const drafter_params & params);
