@@ -15,8 +15,8 @@ from llama_dflash import DFlashDraft, Llama  # noqa: E402
 
 import llama_cpp  # noqa: E402  # after llama_dflash, which says where it comes from
 
-# One thread: these models are too small for two.
-SETTINGS = dict(n_ctx=512, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, seed=1, verbose=False)
+# One thread: these models are too small for two. Flash attention, which a drafter switches on: for the plain texts too.
+SETTINGS = dict(n_ctx=512, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, flash_attn=True, seed=1, verbose=False)
 
 
 class Pair:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-# Logits of the order of 10 differ by up to 4e-4 between a batched forward and plain decoding: F32 weights and F16
-# caches of the tiny models on a CPU. test_lossless.py measures it, and requires less than half of this.
-TOLERANCE = 1e-3
+# Logits of the order of 10, F32 weights and F16 caches of the tiny models on a CPU: they differ by up to 2e-3 with flash
+# attention, 4e-4 without, between draft trees and plain decoding token by token, and by as much between two plain
+# decodings whose prompt is evaluated at once and token by token. test_lossless.py requires less than half of this.
+TOLERANCE = 5e-3
 
 
 def logits_after(plain, tokens) -> np.ndarray:

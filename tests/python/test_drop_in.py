@@ -6,7 +6,7 @@ import itertools
 import gguf
 import numpy as np
 import pytest
-from same_text import assert_same_text
+from same_text import TOLERANCE, assert_same_text
 
 import llama_cpp
 import llama_dflash
@@ -30,13 +30,26 @@ def test_the_signatures_are_the_stock_ones():
 
 
 def test_without_a_drafter_it_is_the_stock_class(load, pair):
-    llm = load(pair)
+    llm = load(pair, flash_attn=False)
     stock = llama_cpp.Llama(str(pair.target), n_ctx=512, n_batch=64, n_threads=1, n_threads_batch=1, verbose=False)
     for settings in (dict(temperature=0.0), dict(seed=3), dict(seed=4, repeat_penalty=1.2)):
         a, b = (one.create_completion("0123", max_tokens=30, **settings)["choices"][0] for one in (stock, llm))
         assert a == b
         assert stock._input_ids.tolist() == llm._input_ids.tolist()
     stock.close()
+
+
+def test_flash_attention_is_on_with_a_drafter_unless_it_is_given(pair):
+    on, off = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    for draft, settings, expected in (
+        (None, {}, off),
+        (pair.draft(), {}, on),
+        (pair.draft(), dict(flash_attn=False), off),
+        (pair.draft(), dict(flash_attn=True), on),
+    ):
+        llm = Llama(str(pair.target), draft_model=draft, n_ctx=256, verbose=False, **settings)
+        assert llm.context_params.flash_attn_type == expected
+        llm.close()
 
 
 def test_no_array_of_all_logits_is_kept_with_a_drafter(drafted):
@@ -130,7 +143,7 @@ def test_a_full_size_array_of_logits_on_request(kept, pair, plain):
     for one in (plain, llm):
         greedy(one, PROMPT, 30)
     assert llm.speculative_stats.accepted > 5
-    assert np.abs(plain._scores - llm._scores).max() < 1e-3
+    assert np.abs(plain._scores - llm._scores).max() < TOLERANCE
 
 
 def test_the_version_and_the_public_names():

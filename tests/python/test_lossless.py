@@ -27,10 +27,11 @@ def test_greedy_text_is_plain_decodings(kept, pair, budget, mode):
         assert stats.acceptance_length > 1.5, "the drafter guesses, or this test shows nothing"
 
 
+@pytest.mark.parametrize("flash_attn", [True, False])
 @pytest.mark.parametrize("budget", [4, 12, 32, "auto"])
-def test_greedy_text_is_plain_decodings_on_every_architecture(kept, any_pair, budget):
-    plain = kept(any_pair, logits_all=True)
-    llm = kept(any_pair, any_pair.draft(budget=budget))
+def test_greedy_text_is_plain_decodings_on_every_architecture(kept, any_pair, budget, flash_attn):
+    plain = kept(any_pair, logits_all=True, flash_attn=flash_attn)
+    llm = kept(any_pair, any_pair.draft(budget=budget), flash_attn=flash_attn)
     a, b = greedy(plain, PROMPT, 80), greedy(llm, PROMPT, 80)
     assert_same_text(plain, PROMPT, a, b)
     assert budget == "auto" or llm.speculative_stats.accepted > 0
@@ -44,8 +45,10 @@ def test_a_useless_drafter_changes_no_text(kept, random_pair, budget):
     assert_same_text(plain, PROMPT, a, b)
 
 
-def test_logits_of_accepted_tokens_are_plain_decodings(kept, any_pair):
-    plain, llm = kept(any_pair, logits_all=True), kept(any_pair, any_pair.draft(budget=20))
+@pytest.mark.parametrize("flash_attn", [True, False])
+def test_logits_of_accepted_tokens_are_plain_decodings(kept, any_pair, flash_attn):
+    plain = kept(any_pair, logits_all=True, flash_attn=flash_attn)
+    llm = kept(any_pair, any_pair.draft(budget=20), flash_attn=flash_attn)
     seen = []
 
     def look(input_ids, logits):

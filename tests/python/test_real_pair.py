@@ -43,7 +43,7 @@ def load():
 
     def get(draft=None, **settings):
         if draft not in objects:
-            objects[draft] = Llama(str(TARGET), draft_model=draft, n_ctx=1024, verbose=False, **settings)
+            objects[draft] = Llama(str(TARGET), draft_model=draft, n_ctx=1024, flash_attn=True, verbose=False, **settings)
         objects[draft].reset()
         return objects[draft]
 
