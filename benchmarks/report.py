@@ -69,7 +69,7 @@ def _measured(results: Dict[str, Any], set_name: str) -> str:
     """How many prompts of a set were measured; per target, if not all the same."""
     names = [t["name"] for t in results["targets"]]
     counts = [len({r["prompt"] for r in results["runs"] if (r["target"], r["set"]) == (n, set_name)}) for n in names]
-    return str(counts[0]) if len(set(counts)) == 1 else "/".join(map(str, counts))
+    return "/".join(map(str, counts if len(set(counts)) > 1 else counts[:1])) or "none"
 
 
 def per_target(results: Dict[str, Any], one: Callable[[Table, str], str]) -> str:
@@ -193,7 +193,8 @@ def bars(results: Dict[str, Any]) -> str:
             rows += _acceptance_bars(table, target, set_name)
         auto = table.get(target, ALL, "tree auto")
         if auto is not None and auto["ratio_to_plain"] is not None:
-            worst = min((table.get(target, s, "tree auto")["ratio_to_plain"] or 0.0 for s in table.sets), default=0.0)
+            per_set = [table.get(target, s, "tree auto") for s in table.sets]
+            worst = min(e["ratio_to_plain"] for e in per_set if e is not None and e["ratio_to_plain"] is not None)
             rows.append(_bar(f"{target}: tree auto, times plain, worst prompt set", worst, 0.97))
             if re.search(r"Q8_0|F16", target, re.I):
                 rows.append(_bar(f"{target}: tree auto, times plain (one of Q8_0 and F16 suffices)", auto["ratio_to_plain"], 1.3))

@@ -128,6 +128,15 @@ def test_tables_of_a_run_without_a_server_and_drafts(results, tmp_path):
     assert "| plain |" in script("report.py", file)
 
 
+def test_a_run_that_was_cut_short_is_reported_and_plotted(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = [run for run in results["runs"] if run["set"] == "code"]
+    file = tmp_path / "cut.json"
+    file.write_text(json.dumps({**results, "complete": False, "runs": runs, "summary": summarise(runs)}))
+    assert "not all prompts that were asked for" in script("report.py", file)
+    script("plot.py", file, "--out", tmp_path)
+
+
 def test_plots_are_pictures(results_file, tmp_path):
     pytest.importorskip("matplotlib")
     script("plot.py", results_file, "--out", tmp_path / "images")
