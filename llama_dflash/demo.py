@@ -184,6 +184,7 @@ def write(llm: Llama, prompt: Sequence[int], max_tokens: int, run: Run) -> Itera
     tree: Optional[DraftTree] = None
     i = 0  # tokens seen of the round that `tree` is from
     tokens = llm.generate(prompt, temp=0.0)
+    vocab = llama_cpp.llama_model_get_vocab(llm.model)
     while len(run.tokens) < max_tokens:
         started = time.perf_counter()
         token = next(tokens)
@@ -199,7 +200,7 @@ def write(llm: Llama, prompt: Sequence[int], max_tokens: int, run: Run) -> Itera
             run.seconds += seconds
             run.rounds += tree is None or i == 0
         i += 1
-        if llama_cpp.llama_vocab_is_eog(llm._model.vocab, token):
+        if llama_cpp.llama_vocab_is_eog(vocab, token):
             break
         run.tokens.append(token)
         yield Token(token, drafted)

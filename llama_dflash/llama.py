@@ -421,15 +421,31 @@ class Llama(llama_cpp.Llama):
         after it are then poor, the text is the same.
 
         Raises:
-            RuntimeError: If the target's part does not fit.
+            RuntimeError: If the target's part does not fit, for instance because it was saved with another
+                flash_attn. All tokens are then forgotten.
         """
         self._step = None
-        super().load_state(state)
-        if self._engine is not None:
-            try:
-                self._engine.set_state(getattr(state, "draft_state", b""))
-            except RuntimeError:
-                self._engine.truncate(0)
+        if self._engine is None:
+            return super().load_state(state)
+        try:
+            super().load_state(state)
+        except RuntimeError as error:
+            self.reset()
+            self._cut_back(0)
+            raise _StateDoesNotFit(
+                f"{error}: it was saved with another model, context size, type_k, type_v or flash_attn "
+                "(which is on with a drafter, unless it is given)"
+            ) from error
+        try:
+            self._engine.set_state(getattr(state, "draft_state", b""))
+        except RuntimeError:
+            self._engine.truncate(0)
+
+
+class _StateDoesNotFit(RuntimeError, KeyError):
+    """A KeyError too, so that the stock completion takes a cached state that does not fit for a cache miss."""
+
+    __str__ = RuntimeError.__str__  # KeyError's quotes it
 
 
 def _signature() -> inspect.Signature:

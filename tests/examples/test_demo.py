@@ -25,7 +25,7 @@ class Words:
 
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
-    arguments = ["--type", "q4_1", "--max-tokens", "12", "--budget", "6", "--tree"]
+    arguments = ["--type", "q4_1", "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree"]
     return subprocess.run(
         [sys.executable, "-m", "llama_dflash.demo", *arguments],
         capture_output=True,

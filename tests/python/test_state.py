@@ -156,3 +156,27 @@ def test_the_last_reference_frees_everything_at_once(pair):
         assert engine.closed and ctx.ctx is None
     finally:
         gc.enable()
+
+
+def test_a_state_saved_without_flash_attention_is_refused_and_forgotten(load, pair, plain):
+    state = load(pair, flash_attn=False)
+    greedy(state, LONG, 5)
+    old = state.save_state()
+    llm = load(pair, pair.draft(budget=8))
+    greedy(llm, LONG, 5)
+    with pytest.raises(RuntimeError, match="flash_attn"):
+        llm.load_state(old)
+    assert llm.n_tokens == 0
+    assert_same_text(plain, LONG, greedy(plain, LONG, 12), greedy(llm, LONG, 12))
+
+
+def test_a_cached_state_that_does_not_fit_is_a_cache_miss(load, pair, plain, tmp_path):
+    from llama_cpp import LlamaDiskCache
+
+    old = load(pair, flash_attn=False)
+    old.set_cache(LlamaDiskCache(str(tmp_path)))
+    old.create_completion(LONG, max_tokens=4, temperature=0)
+    llm = load(pair, pair.draft(budget=8))
+    llm.set_cache(LlamaDiskCache(str(tmp_path)))
+    text = llm.create_completion(LONG, max_tokens=12, temperature=0)["choices"][0]["text"]
+    assert text == plain.create_completion(LONG, max_tokens=12, temperature=0)["choices"][0]["text"]
