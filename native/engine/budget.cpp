@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 
 void running_mean::add(double x) {
     count += 1;
@@ -9,53 +10,78 @@ void running_mean::add(double x) {
     value += w*(x - value);
 }
 
+void running_mean::add_seconds(double x) {
+    constexpr double most = 1.5; // times the mean
+    if (count == 1 && x < value) {
+        value = x; // the first one was cold
+    }
+    add(count > 0 ? std::min(x, most*value) : x);
+}
+
 //
 // forward_cost
 //
 
 void forward_cost::add(int32_t n_nodes, double seconds) {
-    means.emplace(n_nodes, running_mean(0.2)).first->second.add(seconds);
+    means.emplace(n_nodes, running_mean(0.2)).first->second.add_seconds(seconds);
 }
 
-// Linear between measured sizes. Past the largest one it goes on with the mean slope so far; where only one size is
-// known, with one twelfth of a single token per node. What a size really costs is measured as soon as it is tried.
+// Linear between the sizes that were measured at least twice; past the largest of them with the mean slope so far, or
+// with one fifth of a single token per node while only one size is known. A size's first measurement is believed only
+// if it is better than that: it may have paid for memory and graphs. What a size really costs shows when it is tried.
 double forward_cost::estimate(int32_t n_nodes) const {
-    if (means.empty()) {
-        return 0.0;
+    std::map<int32_t, double> known;
+    for (const auto & [size, mean] : means) {
+        if (mean.samples() > 1) {
+            known[size] = mean.get();
+        }
     }
-    const auto above = means.lower_bound(n_nodes);
-    if (above != means.end() && (above->first == n_nodes || above == means.begin())) {
-        return above->second.get();
+    const auto   here  = means.find(n_nodes);
+    const double first = here == means.end() ? std::numeric_limits<double>::infinity() : here->second.get();
+    if (known.empty()) {
+        return here == means.end() ? 0.0 : first;
     }
-    if (above != means.end()) {
-        const auto below = std::prev(above);
-        const double t = double(n_nodes - below->first)/(above->first - below->first);
-        return below->second.get() + t*(above->second.get() - below->second.get());
+    const auto above = known.lower_bound(n_nodes);
+    if (above == known.begin()) {
+        return std::min(first, above->second);
     }
-    const auto   first = means.begin();
-    const auto   last  = std::prev(means.end());
-    const double slope = first == last
-        ? first->second.get()/(12*first->first)
-        : (last->second.get() - first->second.get())/(last->first - first->first);
-    return last->second.get() + (n_nodes - last->first)*std::max(0.0, slope);
+    const auto below = std::prev(above);
+    double slope;
+    if (above != known.end()) {
+        slope = (above->second - below->second)/(above->first - below->first);
+    } else if (below != known.begin()) {
+        slope = std::max(0.0, (below->second - known.begin()->second)/(below->first - known.begin()->first));
+    } else {
+        slope = below->second/(5*below->first);
+    }
+    return std::min(first, below->second + (n_nodes - below->first)*slope);
 }
 
 //
 // auto_budget
 //
 
-// rounds of speculation before what they brought is compared with plain decoding
-static constexpr int32_t trial_rounds = 4;
+// rounds in a row before what they brought is compared with plain decoding
+static constexpr int32_t proof_rounds = 16;
+
+// rounds of a trial after a pause, before what they promise is: one shows the promise, but costs that have changed take a few to be learned anew,
+// which is cheap where speculation loses only just
+static constexpr int32_t short_trial = 1;
+static constexpr int32_t long_trial  = 4;
+static constexpr double  only_just   = 0.75;
+
+// a gain below this is within the error of the estimates
+static constexpr double worthwhile = 1.03;
 
 // a plain round now and then keeps its cost known as the context grows
-static constexpr int32_t plain_every = 128;
+static constexpr int32_t plain_every = 64;
 
 // nodes of a forward, the root included: few sizes, so that each is measured often and graphs are reused
 static constexpr int32_t forward_sizes[] = { 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64 };
 
 static constexpr int32_t shortest_reach  = 3;
 static constexpr int32_t shortest_streak = 16;
-static constexpr int32_t longest_streak  = 512;
+static constexpr int32_t longest_streak  = 256;
 
 bool auto_budget::wants_draft() {
     if (plain_left > 0) {
@@ -69,12 +95,10 @@ int32_t auto_budget::positions(int32_t n_max) const {
     return std::min(reach, n_max);
 }
 
-// Expected tokens per second of every size, all else in a round being paid for either way. Right after a pause this
-// also tells whether speculation is worth resuming.
 int32_t auto_budget::choose(const draft_tree & tree, double draft_seconds) {
-    draft.add(draft_seconds);
+    draft.add_seconds(draft_seconds);
 
-    const double trust = calibration.known() ? std::clamp(calibration.get(), 0.2, 1.5) : 1.0;
+    const double trust = std::clamp(calibration.get(), 0.2, 1.5);
     const double fixed = overhead.get() + draft.get();
 
     int32_t best      = 0;
@@ -94,23 +118,30 @@ int32_t auto_budget::choose(const draft_tree & tree, double draft_seconds) {
             best_rate = rate;
         }
     }
-    const bool resuming = tokens.samples() == 0;
-    if (resuming && best_rate*plain.get() < 1.0) {
-        pause();
-    }
+    promise.add(best_rate*plain.get());
     return best;
 }
 
 void auto_budget::pause() {
     plain_left   = plain_streak;
-    plain_streak = std::min(2*plain_streak, longest_streak);
-    tokens       = running_mean(0.1);
-    seconds      = running_mean(0.1);
+    plain_streak = std::min(plain_streak*3/2, longest_streak);
+    trial_left   = promise.get() < only_just ? short_trial : long_trial;
+    tokens       = running_mean(0.05);
+    seconds      = running_mean(0.05);
+}
+
+void auto_budget::adjust_reach(const draft_tree & tree) {
+    const int32_t deepest = *std::max_element(tree.depth.begin(), tree.depth.end());
+    if (deepest >= reach - 1) {
+        reach += 2; // more might have been wanted
+    } else if (deepest < reach - 3 && reach > shortest_reach) {
+        reach -= 1;
+    }
 }
 
 void auto_budget::record_plain(double verify_seconds, double total_seconds) {
     verify.add(1, verify_seconds);
-    plain.add(total_seconds);
+    plain.add_seconds(total_seconds);
     since_plain = 0;
 }
 
@@ -123,27 +154,19 @@ void auto_budget::record_draft(const draft_tree & tree, int32_t n_tokens, double
         calibration.add((n_tokens - 1)/expected);
     }
     verify  .add(tree.n_nodes(), verify_seconds);
-    overhead.add(std::max(0.0, total_seconds - verify_seconds - draft.get()));
+    overhead.add_seconds(std::max(0.0, total_seconds - verify_seconds - draft.get()));
+    tokens  .add(n_tokens);
+    seconds .add_seconds(total_seconds);
     since_plain += 1;
+    adjust_reach(tree);
 
-    const int32_t deepest = *std::max_element(tree.depth.begin(), tree.depth.end());
-    if (deepest >= reach - 1) {
-        reach += 2; // more might have been wanted
-    } else if (deepest < reach - 3 && reach > shortest_reach) {
-        reach -= 1;
-    }
-
-    if (plain_left > 0) {
-        return; // choose() has just decided to pause
-    }
-    tokens .add(n_tokens);
-    seconds.add(total_seconds);
-    if (tokens.samples() < trial_rounds) {
-        return;
-    }
-    if (tokens.get()*plain.get() < seconds.get()) {
+    trial_left -= 1;
+    const bool hopeless   = trial_left <= 0 && promise.get() < worthwhile;
+    const bool proven     = tokens.samples() >= proof_rounds;
+    const bool broke_word = proven && tokens.get()*plain.get() < seconds.get();
+    if (hopeless || broke_word) {
         pause();
-    } else {
+    } else if (proven) {
         plain_streak = shortest_streak;
     }
 }

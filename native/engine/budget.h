@@ -10,16 +10,23 @@
 // A running mean that follows changes: the first samples count fully, later ones with a fixed weight.
 class running_mean {
 public:
-    explicit running_mean(double weight) : weight(weight) {}
-    void   add(double x);
-    double get() const { return value; }
-    bool   known() const { return count > 0; }
+    // May start from an expectation that weighs as much as `count` samples.
+    explicit running_mean(double weight, double value = 0.0, int count = 0) : weight(weight), value(value), count(count) {}
+
+    void add(double x);
+
+    // A duration. One far above the mean (an interrupted forward, or a size's first one, which allocates) counts as a
+    // little above it, so that it is soon forgotten.
+    void add_seconds(double x);
+
+    double get()     const { return value; }
+    bool   known()   const { return count > 0; }
     int    samples() const { return count; }
 
 private:
     double weight;
-    double value = 0.0;
-    int    count = 0;
+    double value;
+    int    count;
 };
 
 // Seconds of one target forward over n nodes (the root included), learned from the rounds themselves.
@@ -27,7 +34,6 @@ class forward_cost {
 public:
     void   add(int32_t n_nodes, double seconds);
     double estimate(int32_t n_nodes) const;
-    bool   known(int32_t n_nodes) const { return means.count(n_nodes) > 0; }
 
 private:
     std::map<int32_t, running_mean> means;
@@ -51,19 +57,23 @@ public:
 
 private:
     void pause();
+    void adjust_reach(const draft_tree & tree);
 
     forward_cost verify;
     running_mean plain      {0.2}; // seconds of a round without a draft
     running_mean draft      {0.2}; // seconds of a draft
     running_mean overhead   {0.2}; // of a drafted round: everything that is neither draft nor verify
-    running_mean calibration{0.1}; // accepted nodes per node expected to be accepted
+    running_mean calibration{0.05, 1.0, 10}; // accepted nodes per node expected to be accepted
+
+    running_mean promise    {0.15}; // expected speed of the chosen trees, in units of plain decoding
 
     // since speculation was last resumed
-    running_mean tokens {0.1}; // per drafted round
-    running_mean seconds{0.1}; // of a drafted round
+    running_mean tokens {0.05}; // per drafted round
+    running_mean seconds{0.05}; // of a drafted round
 
     int32_t reach        = 7;  // positions to draft
-    int32_t plain_left   = 1;  // rounds until the next draft; the first round ever is plain, to learn its cost
+    int32_t plain_left   = 2;  // rounds until the next draft; the first ones ever are plain, to learn their cost
+    int32_t trial_left   = 4;  // rounds until what drafts promise is judged
     int32_t plain_streak = 16; // how many plain rounds follow the next time that speculation loses
     int32_t since_plain  = 0;  // drafted rounds since the last plain one
 };
