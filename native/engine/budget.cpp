@@ -68,7 +68,7 @@ static constexpr int32_t proof_rounds = 16;
 // which is cheap where speculation loses only just
 static constexpr int32_t short_trial = 1;
 static constexpr int32_t long_trial  = 4;
-static constexpr double  only_just   = 0.75;
+static constexpr double  only_just   = 0.85;
 
 // a gain below this is within the error of the estimates
 static constexpr double worthwhile = 1.03;
