@@ -62,7 +62,7 @@ double forward_cost::estimate(int32_t n_nodes) const {
 //
 
 // rounds in a row before what they brought is compared with plain decoding
-static constexpr int32_t proof_rounds = 16;
+static constexpr int32_t proof_rounds = 12;
 
 // rounds of a trial after a pause, before what they promise is: one shows the promise, but costs that have changed take a few to be learned anew,
 // which is cheap where speculation loses only just
@@ -70,8 +70,9 @@ static constexpr int32_t short_trial = 1;
 static constexpr int32_t long_trial  = 4;
 static constexpr double  only_just   = 0.85;
 
-// a gain below this is within the error of the estimates
-static constexpr double worthwhile = 1.03;
+// a gain below these is within the error of what is estimated, and of what is measured
+static constexpr double worthwhile       = 1.08;
+static constexpr double worthwhile_proof = 1.02;
 
 // a plain round now and then keeps its cost known as the context grows
 static constexpr int32_t plain_every = 64;
@@ -163,7 +164,7 @@ void auto_budget::record_draft(const draft_tree & tree, int32_t n_tokens, double
     trial_left -= 1;
     const bool hopeless   = trial_left <= 0 && promise.get() < worthwhile;
     const bool proven     = tokens.samples() >= proof_rounds;
-    const bool broke_word = proven && tokens.get()*plain.get() < seconds.get();
+    const bool broke_word = proven && tokens.get()*plain.get() < worthwhile_proof*seconds.get();
     if (hopeless || broke_word) {
         pause();
     } else if (proven) {
