@@ -5,7 +5,6 @@
 #include "engine.h"
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -127,17 +126,17 @@ void llama_dflash_reset_stats(llama_dflash * engine) {
 }
 
 size_t llama_dflash_state_size(llama_dflash * engine) {
-    return guarded((size_t) 0, [&] { return engine->draft.save().size(); });
+    return guarded((size_t) 0, [&] { return engine->draft.save_size(); });
 }
 
 size_t llama_dflash_state_get(llama_dflash * engine, uint8_t * out, size_t size) {
     return guarded((size_t) 0, [&] {
-        const std::vector<uint8_t> data = engine->draft.save();
-        if (size < data.size()) {
-            throw std::invalid_argument("the drafter's state has " + std::to_string(data.size()) + " bytes, the buffer " + std::to_string(size));
+        const size_t needed = engine->draft.save_size();
+        if (size < needed) {
+            throw std::invalid_argument("the drafter's state has " + std::to_string(needed) + " bytes, the buffer " + std::to_string(size));
         }
-        memcpy(out, data.data(), data.size());
-        return data.size();
+        engine->draft.save(out);
+        return needed;
     });
 }
 

@@ -1,7 +1,6 @@
 #include "budget.h"
 
 #include <algorithm>
-#include <iterator>
 #include <limits>
 
 void running_mean::add(double x) {
@@ -30,31 +29,37 @@ void forward_cost::add(int32_t n_nodes, double seconds) {
 // with one fifth of a single token per node while only one size is known. A size's first measurement is believed only
 // if it is better than that: it may have paid for memory and graphs. What a size really costs shows when it is tried.
 double forward_cost::estimate(int32_t n_nodes) const {
-    std::map<int32_t, double> known;
-    for (const auto & [size, mean] : means) {
-        if (mean.samples() > 1) {
-            known[size] = mean.get();
+    using measured = std::map<int32_t, running_mean>::value_type;
+    const measured * smallest = nullptr;
+    const measured * below    = nullptr; // the largest believed size that is smaller than n_nodes
+    const measured * above    = nullptr; // the smallest believed one that is not
+    for (const measured & size : means) {
+        if (size.second.samples() < 2) {
+            continue;
         }
+        smallest = smallest ? smallest : &size;
+        if (size.first >= n_nodes) {
+            above = &size;
+            break;
+        }
+        below = &size;
     }
     const auto   here  = means.find(n_nodes);
     const double first = here == means.end() ? std::numeric_limits<double>::infinity() : here->second.get();
-    if (known.empty()) {
+    if (smallest == nullptr) {
         return here == means.end() ? 0.0 : first;
     }
-    const auto above = known.lower_bound(n_nodes);
-    if (above == known.begin()) {
-        return std::min(first, above->second);
+    if (below == nullptr) {
+        return std::min(first, above->second.get());
     }
-    const auto below = std::prev(above);
-    double slope;
-    if (above != known.end()) {
-        slope = (above->second - below->second)/(above->first - below->first);
-    } else if (below != known.begin()) {
-        slope = std::max(0.0, (below->second - known.begin()->second)/(below->first - known.begin()->first));
-    } else {
-        slope = below->second/(5*below->first);
-    }
-    return std::min(first, below->second + (n_nodes - below->first)*slope);
+    const auto slope_between = [](const measured & a, const measured & b) {
+        return (b.second.get() - a.second.get())/(b.first - a.first);
+    };
+    const double slope =
+        above             ? slope_between(*below, *above) :
+        below != smallest ? std::max(0.0, slope_between(*smallest, *below)) :
+                            below->second.get()/(5*below->first);
+    return std::min(first, below->second.get() + (n_nodes - below->first)*slope);
 }
 
 //
@@ -64,8 +69,8 @@ double forward_cost::estimate(int32_t n_nodes) const {
 // rounds in a row before what they brought is compared with plain decoding
 static constexpr int32_t proof_rounds = 12;
 
-// rounds of a trial after a pause, before what they promise is: one shows the promise, but costs that have changed take a few to be learned anew,
-// which is cheap where speculation loses only just
+// rounds of a trial after a pause, before what they promise is: one shows the promise, but costs that have changed take
+// a few to be learned anew, which is cheap where speculation loses only just
 static constexpr int32_t short_trial = 1;
 static constexpr int32_t long_trial  = 4;
 static constexpr double  only_just   = 0.85;

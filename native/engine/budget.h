@@ -20,7 +20,6 @@ public:
     void add_seconds(double x);
 
     double get()     const { return value; }
-    bool   known()   const { return count > 0; }
     int    samples() const { return count; }
 
 private:

@@ -247,13 +247,15 @@ const float * drafter::logits(int32_t i) const {
 // state
 //
 
-std::vector<uint8_t> drafter::save() {
+size_t drafter::save_size() {
     inject();
-    const size_t n_memory = llama_state_seq_get_size(ctx.get(), 0);
-    std::vector<uint8_t> res(sizeof(end) + n_memory);
-    memcpy(res.data(), &end, sizeof(end));
-    llama_state_seq_get_data(ctx.get(), res.data() + sizeof(end), n_memory, 0);
-    return res;
+    return sizeof(end) + llama_state_seq_get_size(ctx.get(), 0);
+}
+
+void drafter::save(uint8_t * out) {
+    const size_t size = save_size();
+    memcpy(out, &end, sizeof(end));
+    llama_state_seq_get_data(ctx.get(), out + sizeof(end), size - sizeof(end), 0);
 }
 
 void drafter::load(const uint8_t * data, size_t size) {

@@ -41,7 +41,9 @@ public:
     // After forward(): the logits of position i in [0, n_positions), [n_vocab].
     const float * logits(int32_t i) const;
 
-    std::vector<uint8_t> save();
+    // The memory as bytes: out must hold save_size() of them, which are written.
+    size_t save_size();
+    void save(uint8_t * out);
     void load(const uint8_t * data, size_t size);
 
 private:
