@@ -1,0 +1,902 @@
+// Checks and times the tree ops against the chain ops of ggml and against a plain reference.
+//
+//   test-tree-ops list                  names of the checks
+//   test-tree-ops NAME [THREADS]        runs one; exit status 0 if it holds
+//   test-tree-ops abort NAME            builds a wrong graph; aborts with the message of the op
+//   test-tree-ops time [THREADS]        table: time of the tree ops over that of the chain ops
+#include "ggml-alloc.h"
+#include "ggml-backend.h"
+#include "ggml-tree-ops.h"
+#include "ggml.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+using ints   = std::vector<int32_t>;
+using floats = std::vector<float>;
+
+static std::mt19937 rng;
+
+static int random_int(int first, int last) { return std::uniform_int_distribution<int>(first, last)(rng); }
+static int one_of(const ints & values) { return values[random_int(0, (int) values.size() - 1)]; }
+
+static floats random_floats(int64_t n, float low, float high) {
+    std::uniform_real_distribution<float> distribution(low, high);
+    floats values(n);
+    for (float & x : values) {
+        x = distribution(rng);
+    }
+    return values;
+}
+
+[[noreturn]] static void fail(const std::string & what) { throw std::runtime_error(what); }
+
+// ---------------------------------------------------------------- trees
+
+enum shape { UNIFORM, DEEP, BUSHY, STAR, CHAIN, BINARY, CATERPILLAR, N_SHAPES };
+
+// with more than one root: some nodes' parents are replaced by -1
+static ints random_tree(int n, shape kind, bool several_roots) {
+    ints parents(n);
+    for (int i = 0; i < n; i++) {
+        switch (kind) {
+            case UNIFORM:     parents[i] = random_int(0, std::max(i - 1, 0));                   break;
+            case DEEP:        parents[i] = random_int(std::max(i - 3, 0), std::max(i - 1, 0));  break;
+            case BUSHY:       parents[i] = random_int(0, (int) std::sqrt((double) i));          break;
+            case STAR:        parents[i] = 0;                                                   break;
+            case CHAIN:       parents[i] = i - 1;                                               break;
+            case BINARY:      parents[i] = (i - 1) / 2;                                         break;
+            case CATERPILLAR: parents[i] = i % 2 ? i - 1 : i - 2;                               break;
+            default:          fail("no such shape");
+        }
+        if (i == 0 || parents[i] >= i || (several_roots && random_int(0, 5) == 0)) {
+            parents[i] = -1;
+        }
+    }
+    return parents;
+}
+
+static ints path_to(const ints & parents, int node) {
+    ints path;
+    for (; node >= 0; node = parents[node]) {
+        path.insert(path.begin(), node);
+    }
+    return path;
+}
+
+static std::vector<ints> leaf_paths(const ints & parents) {
+    std::vector<bool> has_child(parents.size(), false);
+    for (int32_t parent : parents) {
+        if (parent >= 0) {
+            has_child[parent] = true;
+        }
+    }
+    std::vector<ints> paths;
+    for (size_t i = 0; i < parents.size(); i++) {
+        if (!has_child[i]) {
+            paths.push_back(path_to(parents, (int) i));
+        }
+    }
+    return paths;
+}
+
+// ---------------------------------------------------------------- graphs
+
+static ggml_backend_t backend;
+static bool           use_sched = false;
+
+static void open_backend(ggml_backend_dev_t device, int n_threads) {
+    backend = ggml_backend_dev_init(device, nullptr);
+    auto * set_n_threads = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(
+        ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads");
+    if (set_n_threads) {
+        set_n_threads(backend, n_threads);
+    }
+}
+
+// Tensors with data, and results: add sources and ops, compute(), read.
+class graph {
+public:
+    graph() : ctx(ggml_init({ 64*1024*1024, nullptr, true })), nodes(ggml_new_graph_custom(ctx, 8192, false)) {}
+    ~graph() {
+        ggml_backend_buffer_free(buffer);
+        ggml_free(ctx);
+    }
+
+    ggml_tensor * source(ggml_type type, std::vector<int64_t> ne, const void * data) {
+        ggml_tensor * t = ggml_new_tensor(ctx, type, (int) ne.size(), ne.data());
+        const char * bytes = (const char *) data;
+        sources.push_back({ t, std::vector<char>(bytes, bytes + ggml_nbytes(t)) });
+        return t;
+    }
+    ggml_tensor * floats_of(std::vector<int64_t> ne, const floats & data) { return source(GGML_TYPE_F32, ne, data.data()); }
+    ggml_tensor * ints_of(std::vector<int64_t> ne, const ints & data) { return source(GGML_TYPE_I32, ne, data.data()); }
+
+    ggml_tensor * result(ggml_tensor * t) {
+        ggml_build_forward_expand(nodes, t);
+        results.push_back(t);
+        return t;
+    }
+
+    void compute() {
+        buffer = ggml_backend_alloc_ctx_tensors(ctx, backend);
+        for (ggml_tensor * t : results) {
+            if (!t->view_src) {
+                const std::vector<char> poison(ggml_nbytes(t), (char) 0xff); // NaN
+                ggml_backend_tensor_set(t, poison.data(), 0, poison.size());
+            }
+        }
+        for (auto & [t, data] : sources) {
+            ggml_backend_tensor_set(t, data.data(), 0, data.size());
+        }
+        run();
+    }
+
+    void run() {
+        ggml_status status;
+        if (use_sched) {
+            ggml_backend_sched_t sched = ggml_backend_sched_new(&backend, nullptr, 1, 8192, false, true);
+            status = ggml_backend_sched_graph_compute(sched, nodes);
+            ggml_backend_sched_free(sched);
+        } else {
+            status = ggml_backend_graph_compute(backend, nodes);
+        }
+        if (status != GGML_STATUS_SUCCESS) {
+            fail("the graph did not compute");
+        }
+    }
+
+    static floats read(const ggml_tensor * t) {
+        floats values(ggml_nelements(t));
+        ggml_backend_tensor_get(t, values.data(), 0, values.size()*sizeof(float));
+        return values;
+    }
+
+    ggml_context * ctx;
+
+private:
+    ggml_cgraph *                                              nodes;
+    ggml_backend_buffer_t                                      buffer = nullptr;
+    std::vector<std::pair<ggml_tensor *, std::vector<char>>>   sources;
+    std::vector<ggml_tensor *>                                 results;
+};
+
+// `a` and `b` have to be the same bits
+static void expect_same(const float * a, const float * b, int64_t n, const std::string & what) {
+    for (int64_t i = 0; i < n; i++) {
+        if (memcmp(a + i, b + i, sizeof(float)) != 0) {
+            fail(what + ": value " + std::to_string(i) + " is " + std::to_string(a[i]) + ", expected " + std::to_string(b[i]));
+        }
+    }
+}
+
+// ---------------------------------------------------------------- delta net
+
+// q, k, v as tensors of their own; as parts of one row a node, like a model's; or with heads outside of nodes
+enum layout { APART, FUSED, PERMUTED, N_LAYOUTS };
+
+struct net_problem {
+    int    S = 16, H = 2, H_k = 2, n = 1, n_seqs = 1, n_seqs_k = 1;
+    bool   kda = false;
+    layout order = APART;
+    std::vector<ints> parents; // one tree a sequence
+
+    floats q, k, v, g, beta, state; // in the op's order of dimensions, contiguous
+
+    void fill() {
+        const int64_t rows = (int64_t) H*n*n_seqs;
+        const float   unit = 1.0f/std::sqrt((float) S);
+        q     = random_floats((int64_t) S*H_k*n*n_seqs_k, -unit, unit);
+        k     = random_floats((int64_t) S*H_k*n*n_seqs_k, -unit, unit);
+        v     = random_floats(S*rows, -1, 1);
+        g     = random_floats((kda ? S : 1)*rows, -2, 0);
+        beta  = random_floats(rows, 0, 1);
+        state = random_floats((int64_t) S*S*H*n_seqs, -1, 1);
+    }
+    int gate() const { return kda ? S : 1; }
+    int key_seq(int seq) const { return seq/(n_seqs/n_seqs_k); }
+
+    std::string describe() const {
+        return "S " + std::to_string(S) + " H " + std::to_string(H) + "/" + std::to_string(H_k) + " n " + std::to_string(n) + " seqs " +
+            std::to_string(n_seqs) + "/" + std::to_string(n_seqs_k) + (kda ? " kda" : "") + " layout " + std::to_string(order);
+    }
+};
+
+static net_problem random_net(int max_nodes) {
+    net_problem p;
+    p.S        = one_of({ 16, 16, 20, 32, 32, 64, 128 });
+    p.H_k      = one_of({ 1, 2, 3 });
+    p.H        = p.H_k*one_of({ 1, 2, 3 });
+    p.n_seqs   = one_of({ 1, 1, 2, 3 });
+    p.n_seqs_k = random_int(0, 2) ? p.n_seqs : 1;
+    p.kda      = random_int(0, 1);
+    p.order    = (layout) random_int(0, N_LAYOUTS - 1);
+    if (p.n_seqs_k != p.n_seqs && p.order == FUSED) {
+        p.order = APART;
+    }
+    p.n = random_int(1, random_int(1, max_nodes)); // small ones more often
+    for (int s = 0; s < p.n_seqs; s++) {
+        p.parents.push_back(random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), random_int(0, 3) == 0));
+    }
+    p.fill();
+    return p;
+}
+
+// elements of rows [row][node][seq] where only some nodes of one sequence are kept
+static floats pick(const floats & all, int64_t row, int n, int seq, const ints & nodes) {
+    floats picked;
+    for (int32_t node : nodes) {
+        const auto first = all.begin() + (seq*(int64_t) n + node)*row;
+        picked.insert(picked.end(), first, first + row);
+    }
+    return picked;
+}
+
+// the part of a problem that one path sees, as a problem of one sequence
+static net_problem along(const net_problem & p, int seq, const ints & path) {
+    net_problem c;
+    c.S = p.S; c.H = p.H; c.H_k = p.H_k; c.kda = p.kda; c.n = (int) path.size();
+    c.q    = pick(p.q,    (int64_t) p.S*p.H_k,      p.n, p.key_seq(seq), path);
+    c.k    = pick(p.k,    (int64_t) p.S*p.H_k,      p.n, p.key_seq(seq), path);
+    c.v    = pick(p.v,    (int64_t) p.S*p.H,        p.n, seq, path);
+    c.g    = pick(p.g,    (int64_t) p.gate()*p.H,   p.n, seq, path);
+    c.beta = pick(p.beta, p.H,                      p.n, seq, path);
+    const int64_t size = (int64_t) p.S*p.S*p.H;
+    c.state.assign(p.state.begin() + seq*size, p.state.begin() + (seq + 1)*size);
+    return c;
+}
+
+struct net_sources {
+    ggml_tensor *q, *k, *v, *g, *beta, *state;
+};
+
+// [S, H, n, seqs] -> [S, n, H, seqs]
+static floats heads_outside(const floats & x, int S, int H, int n, int n_seqs) {
+    floats y(x.size());
+    for (int64_t s = 0; s < n_seqs; s++) {
+        for (int64_t t = 0; t < n; t++) {
+            for (int64_t h = 0; h < H; h++) {
+                std::copy_n(&x[((s*n + t)*H + h)*S], S, &y[((s*H + h)*n + t)*S]);
+            }
+        }
+    }
+    return y;
+}
+
+static net_sources add_sources(graph & into, const net_problem & p) {
+    net_sources s;
+    const auto apart = [&](const floats & x, int H, int n_seqs) { return into.floats_of({ p.S, H, p.n, n_seqs }, x); };
+    const auto permuted = [&](const floats & x, int H, int n_seqs) {
+        return ggml_permute(into.ctx, into.floats_of({ p.S, p.n, H, n_seqs }, heads_outside(x, p.S, H, p.n, n_seqs)), 0, 2, 1, 3);
+    };
+    if (p.order == FUSED) {
+        const int64_t key = (int64_t) p.S*p.H_k, value = (int64_t) p.S*p.H, row = 2*key + value;
+        floats all;
+        for (int64_t i = 0; i < (int64_t) p.n*p.n_seqs; i++) {
+            all.insert(all.end(), &p.q[i*key], &p.q[i*key] + key);
+            all.insert(all.end(), &p.k[i*key], &p.k[i*key] + key);
+            all.insert(all.end(), &p.v[i*value], &p.v[i*value] + value);
+        }
+        ggml_tensor * mix = into.floats_of({ row, p.n, p.n_seqs }, all);
+        const auto part = [&](int H, int64_t offset) {
+            return ggml_view_4d(into.ctx, mix, p.S, H, p.n, p.n_seqs, p.S*sizeof(float), row*sizeof(float), row*p.n*sizeof(float), offset*sizeof(float));
+        };
+        s.q = part(p.H_k, 0);
+        s.k = part(p.H_k, key);
+        s.v = part(p.H, 2*key);
+    } else {
+        const std::function<ggml_tensor *(const floats &, int, int)> add = p.order == APART
+            ? std::function<ggml_tensor *(const floats &, int, int)>(apart) : permuted;
+        s.q = add(p.q, p.H_k, p.n_seqs_k);
+        s.k = add(p.k, p.H_k, p.n_seqs_k);
+        s.v = add(p.v, p.H, p.n_seqs);
+    }
+    s.g     = into.floats_of({ p.gate(), p.H, p.n, p.n_seqs }, p.g);
+    s.beta  = into.floats_of({ 1, p.H, p.n, p.n_seqs }, p.beta);
+    s.state = into.floats_of({ p.S, p.S, p.H, p.n_seqs }, p.state);
+    return s;
+}
+
+static ggml_tensor * add_tree(graph & into, const net_problem & p, const std::vector<ints> & trees) {
+    const net_sources s = add_sources(into, p);
+    ints parents;
+    for (const ints & tree : trees) {
+        parents.insert(parents.end(), tree.begin(), tree.end());
+    }
+    return into.result(ggml_gated_delta_net_tree(into.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, into.ints_of({ p.n, p.n_seqs }, parents)));
+}
+
+static ggml_tensor * add_chain(graph & into, const net_problem & p) {
+    const net_sources s = add_sources(into, p);
+    return into.result(ggml_gated_delta_net(into.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, 1));
+}
+
+// paths of different lengths are filled up with -1
+static ggml_tensor * add_persist(graph & into, const net_problem & p, const std::vector<ints> & paths, bool inplace) {
+    size_t n_path = 0;
+    for (const ints & path : paths) {
+        n_path = std::max(n_path, path.size());
+    }
+    ints filled;
+    for (ints path : paths) {
+        path.resize(n_path, -1);
+        filled.insert(filled.end(), path.begin(), path.end());
+    }
+    const net_sources s = add_sources(into, p);
+    auto * op = inplace ? ggml_gated_delta_net_tree_persist_inplace : ggml_gated_delta_net_tree_persist;
+    return into.result(op(into.ctx, s.k, s.v, s.g, s.beta, s.state, into.ints_of({ (int64_t) n_path, p.n_seqs }, filled)));
+}
+
+// every node of every sequence against the chain op over its root path (a leaf's chain has its ancestors' outputs too),
+// and persist, in its own memory and in place, against the chain op's final state
+static void check_net(const net_problem & p, const std::vector<ints> & claimed_parents) {
+    graph g;
+    ggml_tensor * tree = add_tree(g, p, claimed_parents);
+
+    struct chain { int seq; ints path; ggml_tensor * result; };
+    std::vector<chain> chains;
+    std::vector<ints>  accepted;
+    std::vector<ggml_tensor *> accepted_chains;
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        for (const ints & path : leaf_paths(p.parents[seq])) {
+            chains.push_back({ seq, path, add_chain(g, along(p, seq, path)) });
+        }
+        accepted.push_back(path_to(p.parents[seq], random_int(0, p.n - 1)));
+        accepted_chains.push_back(add_chain(g, along(p, seq, accepted.back())));
+    }
+    ggml_tensor * state         = add_persist(g, p, accepted, false);
+    ggml_tensor * state_inplace = add_persist(g, p, accepted, true);
+    g.compute();
+
+    const int64_t row = (int64_t) p.S*p.H, state_size = row*p.S;
+    const floats outputs = graph::read(tree);
+    for (const chain & c : chains) {
+        const floats expected = graph::read(c.result);
+        for (size_t i = 0; i < c.path.size(); i++) {
+            expect_same(&outputs[((int64_t) c.seq*p.n + c.path[i])*row], &expected[i*row], row,
+                "tree, " + p.describe() + ", sequence " + std::to_string(c.seq) + ", node " + std::to_string(c.path[i]));
+        }
+    }
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        const floats expected = graph::read(accepted_chains[seq]);
+        for (ggml_tensor * result : { state, state_inplace }) {
+            expect_same(&graph::read(result)[seq*state_size], &expected[accepted[seq].size()*row], state_size, "persist, " + p.describe());
+        }
+    }
+}
+
+// The recurrence in double precision, a copy of the state for each node: what the ops compute, in the plainest way.
+struct plain_net {
+    std::vector<std::vector<double>> states; // [node][i*S + j] of one head
+    std::vector<std::vector<double>> outputs;
+};
+
+static plain_net plain(const net_problem & p, int seq, int head) {
+    const int S = p.S, key_head = head % p.H_k;
+    plain_net r;
+    for (int node = 0; node < p.n; node++) {
+        const int64_t at     = ((int64_t) seq*p.n + node)*p.H + head;
+        const int64_t key_at = (((int64_t) p.key_seq(seq)*p.n + node)*p.H_k + key_head)*S;
+        const int     parent = p.parents[seq][node];
+        std::vector<double> state(S*S);
+        for (int i = 0; i < S; i++) {
+            for (int j = 0; j < S; j++) { // stored transposed
+                const double before = parent >= 0 ? r.states[parent][i*S + j] : p.state[(((int64_t) seq*p.H + head)*S + j)*S + i];
+                state[i*S + j] = before*std::exp((double) p.g[at*p.gate() + (p.kda ? i : 0)]);
+            }
+        }
+        std::vector<double> output(S);
+        for (int j = 0; j < S; j++) {
+            double seen = 0;
+            for (int i = 0; i < S; i++) {
+                seen += state[i*S + j]*p.k[key_at + i];
+            }
+            const double delta = (p.v[at*S + j] - seen)*p.beta[at];
+            for (int i = 0; i < S; i++) {
+                state[i*S + j] += p.k[key_at + i]*delta;
+                output[j] += state[i*S + j]*p.q[key_at + i]/std::sqrt((double) S);
+            }
+        }
+        r.states.push_back(state);
+        r.outputs.push_back(output);
+    }
+    return r;
+}
+
+static void expect_close(float found, double expected, const std::string & what) {
+    if (!(std::fabs(found - expected) <= 1e-5*std::max(1.0, std::fabs(expected)))) {
+        fail(what + ": " + std::to_string(found) + ", expected " + std::to_string(expected));
+    }
+}
+
+static void check_net_against_plain(const net_problem & p) {
+    std::vector<ints> accepted;
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        accepted.push_back(path_to(p.parents[seq], random_int(0, p.n - 1)));
+    }
+    graph g;
+    ggml_tensor * tree  = add_tree(g, p, p.parents);
+    ggml_tensor * state = add_persist(g, p, accepted, false);
+    g.compute();
+    const floats outputs = graph::read(tree), after = graph::read(state);
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        for (int head = 0; head < p.H; head++) {
+            const plain_net expected = plain(p, seq, head);
+            for (int node = 0; node < p.n; node++) {
+                for (int j = 0; j < p.S; j++) {
+                    expect_close(outputs[(((int64_t) seq*p.n + node)*p.H + head)*p.S + j], expected.outputs[node][j], "tree, " + p.describe());
+                }
+            }
+            for (int i = 0; i < p.S; i++) {
+                for (int j = 0; j < p.S; j++) {
+                    expect_close(after[(((int64_t) seq*p.H + head)*p.S + j)*p.S + i], expected.states[accepted[seq].back()][i*p.S + j], "persist, " + p.describe());
+                }
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- convolution
+
+struct conv_problem {
+    int d_conv = 4, d_inner = 1, n = 1, n_seqs = 1;
+    std::vector<ints> parents;
+    floats input, kernel; // [d_conv-1 + n, d_inner, n_seqs], [d_conv, d_inner]
+
+    int width() const { return d_conv - 1 + n; }
+    void fill() {
+        input  = random_floats((int64_t) width()*d_inner*n_seqs, -1, 1);
+        kernel = random_floats((int64_t) d_conv*d_inner, -1, 1);
+    }
+    std::string describe() const {
+        return "conv, d_conv " + std::to_string(d_conv) + " d_inner " + std::to_string(d_inner) + " n " + std::to_string(n) + " seqs " + std::to_string(n_seqs);
+    }
+};
+
+static conv_problem random_conv(int max_nodes) {
+    conv_problem p;
+    p.d_conv  = one_of({ 4, 4, 4, 4, 1, 2, 3, 5, 8, 9, 17 });
+    p.d_inner = one_of({ 1, 7, 16, 64, 65, 100, 192 });
+    p.n_seqs  = one_of({ 1, 1, 2, 3 });
+    p.n       = random_int(1, random_int(1, max_nodes));
+    for (int s = 0; s < p.n_seqs; s++) {
+        p.parents.push_back(random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), random_int(0, 3) == 0));
+    }
+    p.fill();
+    return p;
+}
+
+static conv_problem along(const conv_problem & p, int seq, const ints & path) {
+    conv_problem c;
+    c.d_conv = p.d_conv; c.d_inner = p.d_inner; c.n = (int) path.size(); c.kernel = p.kernel;
+    for (int channel = 0; channel < p.d_inner; channel++) {
+        const float * row = &p.input[((int64_t) seq*p.d_inner + channel)*p.width()];
+        c.input.insert(c.input.end(), row, row + p.d_conv - 1);
+        for (int32_t node : path) {
+            c.input.push_back(row[p.d_conv - 1 + node]);
+        }
+    }
+    return c;
+}
+
+static ggml_tensor * add_tree(graph & into, const conv_problem & p, const std::vector<ints> & trees) {
+    ints parents;
+    for (const ints & tree : trees) {
+        parents.insert(parents.end(), tree.begin(), tree.end());
+    }
+    return into.result(ggml_ssm_conv_tree(into.ctx, into.floats_of({ p.width(), p.d_inner, p.n_seqs }, p.input),
+        into.floats_of({ p.d_conv, p.d_inner }, p.kernel), into.ints_of({ p.n, p.n_seqs }, parents)));
+}
+
+static ggml_tensor * add_chain(graph & into, const conv_problem & p) {
+    return into.result(ggml_ssm_conv(into.ctx, into.floats_of({ p.width(), p.d_inner, p.n_seqs }, p.input),
+        into.floats_of({ p.d_conv, p.d_inner }, p.kernel)));
+}
+
+static void check_conv(const conv_problem & p, const std::vector<ints> & claimed_parents) {
+    graph g;
+    ggml_tensor * tree = add_tree(g, p, claimed_parents);
+    struct chain { int seq; ints path; ggml_tensor * result; };
+    std::vector<chain> chains;
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        for (const ints & path : leaf_paths(p.parents[seq])) {
+            chains.push_back({ seq, path, add_chain(g, along(p, seq, path)) });
+        }
+    }
+    g.compute();
+    const floats outputs = graph::read(tree);
+    for (const chain & c : chains) {
+        const floats expected = graph::read(c.result);
+        for (size_t i = 0; i < c.path.size(); i++) {
+            expect_same(&outputs[((int64_t) c.seq*p.n + c.path[i])*p.d_inner], &expected[i*p.d_inner], p.d_inner,
+                p.describe() + ", sequence " + std::to_string(c.seq) + ", node " + std::to_string(c.path[i]));
+        }
+    }
+}
+
+static void check_conv_against_plain(const conv_problem & p) {
+    graph g;
+    ggml_tensor * tree = add_tree(g, p, p.parents);
+    g.compute();
+    const floats outputs = graph::read(tree);
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        for (int node = 0; node < p.n; node++) {
+            const ints path = path_to(p.parents[seq], node);
+            for (int channel = 0; channel < p.d_inner; channel++) {
+                const float * row = &p.input[((int64_t) seq*p.d_inner + channel)*p.width()];
+                double sum = 0;
+                for (int tap = 0; tap < p.d_conv; tap++) {
+                    const int back   = p.d_conv - 1 - tap;                  // generations above the node
+                    const int beyond = back - ((int) path.size() - 1);      // of these, above its root
+                    const int column = beyond > 0 ? p.d_conv - 1 - beyond : p.d_conv - 1 + path[path.size() - 1 - back];
+                    sum += (double) row[column]*p.kernel[(int64_t) channel*p.d_conv + tap];
+                }
+                expect_close(outputs[((int64_t) seq*p.n + node)*p.d_inner + channel], sum, p.describe());
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- checks
+
+static int n_problems; // for the report
+
+static void many(int n, const std::function<void()> & check) {
+    for (int i = 0; i < n; i++) {
+        rng.seed(i);
+        try {
+            check();
+        } catch (const std::exception & e) {
+            fail("seed " + std::to_string(i) + ": " + e.what());
+        }
+        n_problems++;
+    }
+}
+
+static void expect_failure(const char * what, const std::function<void()> & check) {
+    try {
+        check();
+    } catch (const std::exception &) {
+        n_problems++;
+        return;
+    }
+    fail(std::string("not noticed: ") + what);
+}
+
+static net_problem fixed_net(int S, int n, bool kda, shape kind) {
+    net_problem p;
+    p.S = S; p.H = 2; p.H_k = 1; p.n = n; p.kda = kda;
+    p.parents = { random_tree(n, kind, false) };
+    p.fill();
+    return p;
+}
+
+static conv_problem fixed_conv(int n, shape kind) {
+    conv_problem p;
+    p.d_inner = 100; p.n = n;
+    p.parents = { random_tree(n, kind, false) };
+    p.fill();
+    return p;
+}
+
+static void chain_of_all_sequences_equals_the_chain_op() {
+    many(150, [] {
+        net_problem p = random_net(64);
+        p.parents.assign(p.n_seqs, random_tree(p.n, CHAIN, false));
+        conv_problem c = random_conv(64);
+        c.parents.assign(c.n_seqs, random_tree(c.n, CHAIN, false));
+
+        graph g;
+        ggml_tensor * tree = add_tree(g, p, p.parents), * chain = add_chain(g, p), * state = add_persist(g, p, std::vector<ints>(p.n_seqs, path_to(p.parents[0], p.n - 1)), false);
+        ggml_tensor * conv_tree = add_tree(g, c, c.parents), * conv_chain = add_chain(g, c);
+        g.compute();
+
+        const floats expected = graph::read(chain);
+        expect_same(graph::read(tree).data(), expected.data(), ggml_nelements(tree), "tree, " + p.describe());
+        expect_same(graph::read(state).data(), expected.data() + ggml_nelements(tree), ggml_nelements(state), "persist, " + p.describe());
+        expect_same(graph::read(conv_tree).data(), graph::read(conv_chain).data(), ggml_nelements(conv_tree), c.describe());
+    });
+}
+
+static void random_trees_equal_the_chain_op_over_each_path() {
+    many(1200, [] {
+        const net_problem p = random_net(30);
+        check_net(p, p.parents);
+    });
+    many(100, [] {
+        const net_problem p = random_net(100);
+        check_net(p, p.parents);
+    });
+    many(1500, [] {
+        const conv_problem p = random_conv(100);
+        check_conv(p, p.parents);
+    });
+}
+
+static void special_trees_equal_the_chain_op_over_each_path() {
+    many(2, [] {
+        for (int kind = 0; kind < N_SHAPES; kind++) {
+            for (int n : { 1, 2, 3, 6, 7, 8, 63, 64, 512 }) {
+                const bool large = n == 512;
+                // with all 512 nodes below one, there are as many chains: the small heads then
+                const net_problem p = fixed_net(large ? 16 : one_of({ 16, 20, 32, 64, 128 }), n, random_int(0, 1), (shape) kind);
+                check_net(p, p.parents);
+                const conv_problem c = fixed_conv(n, (shape) kind);
+                check_conv(c, c.parents);
+            }
+        }
+        net_problem p = fixed_net(32, 40, false, UNIFORM);
+        p.parents = { ints(40, -1) }; // roots only
+        check_net(p, p.parents);
+        conv_problem c = fixed_conv(40, UNIFORM);
+        c.parents = p.parents;
+        check_conv(c, c.parents);
+    });
+}
+
+static void trees_agree_with_a_plain_reference() {
+    many(60, [] { check_net_against_plain(random_net(30)); });
+    many(120, [] { check_conv_against_plain(random_conv(60)); });
+}
+
+static void indices_out_of_range_are_harmless() {
+    many(200, [] {
+        net_problem p = random_net(30);
+        conv_problem c = random_conv(30);
+        std::vector<ints> broken = p.parents, broken_conv = c.parents;
+        const auto spoil = [](std::vector<ints> & good, std::vector<ints> & bad, int n) {
+            for (size_t s = 0; s < good.size(); s++) {
+                const int node = random_int(0, n - 1);
+                bad[s][node]  = one_of({ node, node + 1, n, 1 << 30, -2, INT32_MIN, INT32_MAX });
+                good[s][node] = -1; // a root
+            }
+        };
+        spoil(p.parents, broken, p.n);
+        spoil(c.parents, broken_conv, c.n);
+        check_net(p, broken);
+        check_conv(c, broken_conv);
+
+        std::vector<ints> clean, spoiled;
+        for (int s = 0; s < p.n_seqs; s++) {
+            clean.push_back(path_to(p.parents[s], random_int(0, p.n - 1)));
+            spoiled.push_back(clean.back());
+            spoiled.back().insert(spoiled.back().begin() + random_int(0, (int) clean.back().size()), one_of({ -1, p.n, INT32_MIN, INT32_MAX }));
+        }
+        graph g;
+        ggml_tensor * a = add_persist(g, p, clean, false), * b = add_persist(g, p, spoiled, false);
+        ggml_tensor * none = add_persist(g, p, std::vector<ints>(p.n_seqs, ints { -1 }), false); // an empty path changes nothing
+        g.compute();
+        expect_same(graph::read(b).data(), graph::read(a).data(), ggml_nelements(a), "persist with an index out of range");
+        expect_same(graph::read(none).data(), p.state.data(), ggml_nelements(none), "persist of an empty path");
+    });
+}
+
+static void the_scheduler_runs_them() {
+    use_sched = true;
+    many(20, [] {
+        const net_problem p = random_net(20);
+        check_net(p, p.parents);
+        const conv_problem c = random_conv(20);
+        check_conv(c, c.parents);
+    });
+}
+
+static void a_wrong_parent_or_value_is_noticed() {
+    many(20, [] {
+        net_problem p = random_net(20);
+        p.n = 12; p.parents.assign(p.n_seqs, random_tree(p.n, DEEP, false));
+        p.fill();
+        conv_problem c = fixed_conv(12, DEEP);
+        std::vector<ints> wrong = p.parents, wrong_conv = c.parents;
+        wrong[p.n_seqs - 1][11] = wrong[p.n_seqs - 1][11] - 1;
+        wrong_conv[0][11] = wrong_conv[0][11] - 1;
+        expect_failure("a wrong parent", [&] { check_net(p, wrong); });
+        expect_failure("a wrong parent in the convolution", [&] { check_conv(c, wrong_conv); });
+        const float x = 1.0f, y = std::nextafter(1.0f, 2.0f);
+        expect_failure("one bit", [&] { expect_same(&x, &y, 1, "x"); });
+    });
+}
+
+static void they_are_registered() {
+    const std::map<ggml_op, std::string> names = {
+        { GGML_OP_SSM_CONV_TREE, "SSM_CONV_TREE" },
+        { GGML_OP_GATED_DELTA_NET_TREE, "GATED_DELTA_NET_TREE" },
+        { GGML_OP_GATED_DELTA_NET_TREE_PERSIST, "GATED_DELTA_NET_TREE_PERSIST" },
+    };
+    for (const auto & [op, name] : names) {
+        if (name != ggml_op_name(op) || !strstr(ggml_op_symbol(op), "tree")) {
+            fail("op " + std::to_string(op) + " is named " + ggml_op_name(op) + ", " + ggml_op_symbol(op));
+        }
+        n_problems++;
+    }
+    rng.seed(0);
+    graph g;
+    const net_problem p = fixed_net(16, 4, false, UNIFORM);
+    const conv_problem c = fixed_conv(4, UNIFORM);
+    for (ggml_tensor * t : { add_tree(g, p, p.parents), add_persist(g, p, { { 0 } }, false), add_tree(g, c, c.parents) }) {
+        if (!ggml_backend_supports_op(backend, t)) {
+            fail(std::string("the CPU does not list ") + ggml_op_name(t->op));
+        }
+    }
+    g.compute();
+}
+
+// The same graphs on a server of this process, over ggml's RPC. Only in a build that has it.
+static void rpc_passes_them_on() {
+    ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
+    if (!rpc) {
+        printf("skipped: built without GGML_RPC\n");
+        return;
+    }
+    using serve_t = void (*)(const char *, const char *, size_t, size_t, ggml_backend_dev_t *);
+    using add_t   = ggml_backend_reg_t (*)(const char *);
+    const std::string endpoint = "127.0.0.1:" + std::to_string(20000 + std::chrono::steady_clock::now().time_since_epoch().count() / 1000 % 20000);
+    std::thread([=] {
+        ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+        ((serve_t) ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_start_server"))(endpoint.c_str(), nullptr, 2, 1, &cpu);
+    }).detach();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    ggml_backend_reg_t server = ((add_t) ggml_backend_reg_get_proc_address(rpc, "ggml_backend_rpc_add_server"))(endpoint.c_str());
+    if (!server || ggml_backend_reg_dev_count(server) == 0) {
+        fail("no RPC server at " + endpoint);
+    }
+    open_backend(ggml_backend_reg_dev_get(server, 0), 2);
+    many(20, [] {
+        const net_problem p = random_net(20);
+        check_net(p, p.parents);
+        const conv_problem c = random_conv(20);
+        check_conv(c, c.parents);
+    });
+}
+
+static const std::map<std::string, void (*)()> checks = {
+    { "chain_of_all_sequences_equals_the_chain_op", chain_of_all_sequences_equals_the_chain_op },
+    { "random_trees_equal_the_chain_op_over_each_path", random_trees_equal_the_chain_op_over_each_path },
+    { "special_trees_equal_the_chain_op_over_each_path", special_trees_equal_the_chain_op_over_each_path },
+    { "trees_agree_with_a_plain_reference", trees_agree_with_a_plain_reference },
+    { "indices_out_of_range_are_harmless", indices_out_of_range_are_harmless },
+    { "the_scheduler_runs_them", the_scheduler_runs_them },
+    { "a_wrong_parent_or_value_is_noticed", a_wrong_parent_or_value_is_noticed },
+    { "they_are_registered", they_are_registered },
+    { "rpc_passes_them_on", rpc_passes_them_on },
+};
+
+// ---------------------------------------------------------------- wrong graphs
+
+static void build_wrong(const std::string & name) {
+    graph g;
+    rng.seed(0);
+    const net_problem p = fixed_net(16, 4, false, UNIFORM);
+    const net_sources s = add_sources(g, p);
+    const auto parents = [&](int64_t n) { return g.ints_of({ n }, ints(n, -1)); };
+    if (name == "parents-length") {
+        ggml_gated_delta_net_tree(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, parents(5));
+    } else if (name == "parents-type") {
+        ggml_gated_delta_net_tree(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, g.floats_of({ 4 }, floats(4)));
+    } else if (name == "key-heads") {
+        ggml_gated_delta_net_tree(g.ctx, g.floats_of({ 16, 3, 4 }, floats(192)), s.k, s.v, s.g, s.beta, s.state, parents(4));
+    } else if (name == "state-shape") {
+        ggml_gated_delta_net_tree_persist(g.ctx, s.k, s.v, s.g, s.beta, g.floats_of({ 16, 16, 1 }, floats(256)), parents(2));
+    } else if (name == "state-layout") {
+        ggml_gated_delta_net_tree_persist_inplace(g.ctx, s.k, s.v, s.g, s.beta, ggml_transpose(g.ctx, s.state), parents(2));
+    } else if (name == "conv-width") {
+        ggml_ssm_conv_tree(g.ctx, g.floats_of({ 7, 8 }, floats(56)), g.floats_of({ 4, 8 }, floats(32)), parents(5));
+    } else {
+        fail("no such graph: " + name);
+    }
+}
+
+// ---------------------------------------------------------------- times
+
+// least time of each graph; they take turns, so that a busy moment hits all of them
+static std::vector<double> microseconds(std::vector<graph *> graphs, double seconds) {
+    std::vector<double> least(graphs.size(), 1e30);
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const auto start = now();
+    for (int round = 0; round < 15 || now() - start < std::chrono::duration<double>(seconds); round++) {
+        for (size_t i = 0; i < graphs.size(); i++) {
+            const auto before = now();
+            graphs[i]->run();
+            least[i] = std::min(least[i], std::chrono::duration<double, std::micro>(now() - before).count());
+        }
+    }
+    return least;
+}
+
+static void print_times(double seconds) {
+    printf("| head size | heads | gate | nodes | chain op, µs | chain through the tree op | random tree | star | persist of 6 nodes, µs |\n");
+    printf("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    for (int S : { 64, 128 }) {
+        for (int H : { 6, 16, 48 }) {
+            for (int n : { 8, 16, 32, 64 }) {
+                for (int kda = 0; kda <= (H == 16); kda++) {
+                    rng.seed(1);
+                    net_problem p;
+                    p.S = S; p.H = H; p.H_k = (H + 2)/3; p.n = n; p.kda = kda;
+                    while (H % p.H_k != 0) {
+                        p.H_k++;
+                    }
+                    p.fill();
+                    graph chain, as_chain, tree, star, persist;
+                    add_chain(chain, p);
+                    add_tree(as_chain, p, { random_tree(n, CHAIN, false) });
+                    add_tree(tree, p, { random_tree(n, UNIFORM, false) });
+                    add_tree(star, p, { random_tree(n, STAR, false) });
+                    add_persist(persist, p, { { 0, 1, 2, 3, 4, 5 } }, false);
+                    std::vector<graph *> all = { &chain, &as_chain, &tree, &star, &persist };
+                    for (graph * g : all) {
+                        g->compute();
+                    }
+                    const auto us = microseconds(all, seconds);
+                    printf("| %d | %d | %s | %d | %.0f | %.2f | %.2f | %.2f | %.0f |\n", S, H, kda ? "channel" : "head", n, us[0], us[1]/us[0], us[2]/us[0], us[3]/us[0], us[4]);
+                    fflush(stdout);
+                }
+            }
+        }
+    }
+    printf("\n| channels | nodes | chain convolution, µs | chain through the tree op | random tree |\n| --- | --- | --- | --- | --- |\n");
+    for (int d_inner : { 1024, 3072, 10240 }) {
+        for (int n : { 8, 16, 32, 64 }) {
+            rng.seed(1);
+            conv_problem p;
+            p.d_inner = d_inner; p.n = n;
+            p.fill();
+            graph chain, as_chain, tree;
+            add_chain(chain, p);
+            add_tree(as_chain, p, { random_tree(n, CHAIN, false) });
+            add_tree(tree, p, { random_tree(n, UNIFORM, false) });
+            std::vector<graph *> all = { &chain, &as_chain, &tree };
+            for (graph * g : all) {
+                g->compute();
+            }
+            const auto us = microseconds(all, seconds);
+            printf("| %d | %d | %.0f | %.2f | %.2f |\n", d_inner, n, us[0], us[1]/us[0], us[2]/us[0]);
+            fflush(stdout);
+        }
+    }
+}
+
+int main(int argc, char ** argv) {
+    const std::string name = argc > 1 ? argv[1] : "";
+    const int n_threads = argc > 2 ? std::max(atoi(argv[2]), 1) : 1;
+    if (name == "list") {
+        for (const auto & check : checks) {
+            printf("%s\n", check.first.c_str());
+        }
+        return 0;
+    }
+    if (name == "abort" && argc > 2) {
+        build_wrong(argv[2]);
+        return 0;
+    }
+    if (name != "time" && !checks.count(name)) {
+        fprintf(stderr, "usage: test-tree-ops list | NAME [THREADS] | abort NAME | time [THREADS]\n");
+        return 2;
+    }
+    open_backend(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), n_threads);
+    try {
+        if (name == "time") {
+            print_times(argc > 3 ? atof(argv[3]) : 0.2);
+        } else {
+            checks.at(name)();
+            printf("ok: %d problems\n", n_problems);
+        }
+    } catch (const std::exception & e) {
+        printf("FAILED: %s\n", e.what());
+        fflush(stdout);
+        _Exit(1);
+    }
+    fflush(stdout);
+    _Exit(0); // an RPC server may still be serving
+}
