@@ -189,13 +189,14 @@ struct node_rows {
 struct delta_net_head {
     int64_t       head, seq;
     int64_t       head_size, gate_size;
+    float         scale;
     node_rows     k, v, g, beta, q; // q is not used where no attention is computed
     const float * initial_state;
 
     // heads are numbered through all sequences
     delta_net_head(const delta_net & net, int64_t number)
         : head(number % net.n_heads()), seq(number / net.n_heads()), head_size(net.head_size()), gate_size(net.gate_size()),
-          k(net.k, head, seq, net.n_seqs()), v(net.v, head, seq, net.n_seqs()), g(net.g, head, seq, net.n_seqs()),
+          scale(1.0f / sqrtf((float) head_size)), k(net.k, head, seq, net.n_seqs()), v(net.v, head, seq, net.n_seqs()), g(net.g, head, seq, net.n_seqs()),
           beta(net.beta, head, seq, net.n_seqs()), q(net.q ? net.q : net.k, head, seq, net.n_seqs()),
           initial_state((const float *) net.state->data + number*head_size*head_size) {}
 
@@ -206,53 +207,117 @@ struct delta_net_head {
     }
 };
 
-// to = from * decay; `from` may be `to`
-static void decay_rows(float * to, const float * from, int64_t n_rows, int64_t head_size, const float * decay, bool per_channel) {
-    if (per_channel) {
-        for (int64_t j = 0; j < n_rows; j++) {
-            ggml_vec_mul_f32(head_size, to + j*head_size, from + j*head_size, decay);
-        }
-    } else if (from == to) {
-        ggml_vec_scale_f32(n_rows * head_size, to, decay[0]);
+// One node's inputs to a row of the (transposed) state.
+struct row_inputs {
+    const float * decay; // [gate_size]
+    const float * k;
+    const float * q;     // null: no attention is wanted
+    float         v;
+    float         beta;
+};
+
+// The recurrence on one row, from the parent's `from` to the node's own, `to`, which may be the same memory; returns the
+// attention before its scaling. A row depends on no other, so taking them one by one gives the bits of upstream's passes
+// over the whole state.
+static float update_row(const row_inputs & in, int64_t head_size, bool channel_gates, const float * from, float * to) {
+    if (from != to) {
+        memcpy(to, from, head_size*sizeof(float));
+    }
+    if (channel_gates) {
+        ggml_vec_mul_f32(head_size, to, to, in.decay);
     } else {
-        const float * GGML_RESTRICT x = from;
-        float       * GGML_RESTRICT y = to;
-        for (int64_t i = 0; i < n_rows * head_size; i++) {
-            y[i] = x[i] * decay[0];
+        ggml_vec_scale_f32(head_size, to, in.decay[0]);
+    }
+    float seen = 0.0f;
+    ggml_vec_dot_f32(head_size, &seen, 0, to, 0, in.k, 0, 1);
+    ggml_vec_mad_f32(head_size, to, in.k, (in.v - seen) * in.beta);
+
+    float attention = 0.0f;
+    if (in.q) {
+        ggml_vec_dot_f32(head_size, &attention, 0, to, 0, in.q, 0, 1);
+    }
+    return attention;
+}
+
+// The same with the row in registers, which halves loads and stores. It sums in the order of ggml_vec_dot_f32, that is,
+// of these macros where that function is written with them.
+#if defined(__AVX__) || defined(__SSE3__) || (defined(__ARM_NEON) && defined(GGML_SIMD) && !defined(__ARM_FEATURE_SVE))
+#define ROW_IN_REGISTERS
+
+#ifdef _MSC_VER
+#define ALWAYS_INLINE __forceinline
+#else
+#define ALWAYS_INLINE inline __attribute__((always_inline)) // a call would put the row into memory
+#endif
+
+template <int HEAD_SIZE> static ALWAYS_INLINE float dot_with_row(const GGML_F32_VEC * row, const float * x) {
+    GGML_F32_VEC sum[GGML_F32_ARR] = { GGML_F32_VEC_ZERO };
+    for (int i = 0; i < HEAD_SIZE/GGML_F32_EPR; i += GGML_F32_ARR) {
+        for (int j = 0; j < GGML_F32_ARR; j++) {
+            sum[j] = GGML_F32_VEC_FMA(sum[j], row[i + j], GGML_F32_VEC_LOAD(x + (i + j)*GGML_F32_EPR));
+        }
+    }
+    float total = 0.0f;
+    GGML_F32_VEC_REDUCE(total, sum);
+    return total;
+}
+
+template <int HEAD_SIZE> static ALWAYS_INLINE float update_row_in_registers(const row_inputs & in, bool channel_gates, const float * from, float * to) {
+    static_assert(HEAD_SIZE % GGML_F32_STEP == 0, "ggml_vec_dot_f32 would have a remainder");
+    constexpr int n = HEAD_SIZE/GGML_F32_EPR;
+    GGML_F32_VEC row[n];
+    for (int i = 0; i < n; i++) {
+        const GGML_F32_VEC decay = channel_gates ? GGML_F32_VEC_LOAD(in.decay + i*GGML_F32_EPR) : GGML_F32_VEC_SET1(in.decay[0]);
+        row[i] = GGML_F32_VEC_MUL(GGML_F32_VEC_LOAD(from + i*GGML_F32_EPR), decay);
+    }
+    const float        seen  = dot_with_row<HEAD_SIZE>(row, in.k);
+    const GGML_F32_VEC delta = GGML_F32_VEC_SET1((in.v - seen) * in.beta);
+    for (int i = 0; i < n; i++) {
+        row[i] = GGML_F32_VEC_FMA(row[i], GGML_F32_VEC_LOAD(in.k + i*GGML_F32_EPR), delta);
+    }
+    for (int i = 0; i < n; i++) {
+        GGML_F32_VEC_STORE(to + i*GGML_F32_EPR, row[i]);
+    }
+    return in.q ? dot_with_row<HEAD_SIZE>(row, in.q) : 0.0f;
+}
+#endif
+
+// One node's recurrence on rows [first, first + n_rows) of the state, from the parent's rows `from` to its own, `to`.
+// `attention` receives the node's output for these rows; null: not wanted. HEAD_SIZE 0: any.
+template <int HEAD_SIZE>
+static void step(const delta_net_head & at, int64_t node, const float * decay, int64_t first, int64_t n_rows, const float * from, float * to, float * attention) {
+    const int64_t head_size     = at.head_size;
+    const bool    channel_gates = at.gate_size > 1;
+    const float * v             = at.v[node] + first;
+
+    row_inputs in = { decay, at.k[node], attention ? at.q[node] : nullptr, 0.0f, *at.beta[node] };
+    for (int64_t j = 0; j < n_rows; j++) {
+        in.v = v[j];
+        float sum;
+#ifdef ROW_IN_REGISTERS
+        if constexpr (HEAD_SIZE > 0) {
+            sum = update_row_in_registers<HEAD_SIZE>(in, channel_gates, from + j*HEAD_SIZE, to + j*HEAD_SIZE);
+        } else
+#endif
+        sum = update_row(in, head_size, channel_gates, from + j*head_size, to + j*head_size);
+        if (attention) {
+            attention[j] = sum * at.scale;
         }
     }
 }
 
-// One node's recurrence on rows [first, first + n_rows) of the state: from the parent's rows `from` to its own, `to`.
-// A row of the transposed state depends on no other, so the bits are those of whole passes over the state.
-// `attention` receives the node's output for these rows; null: not wanted.
-static void step(const delta_net_head & at, int64_t node, const float * decay, int64_t first, int64_t n_rows, const float * from, float * to, float * attention) {
-    const int64_t head_size = at.head_size;
-    const float   beta      = *at.beta[node];
-    const float * k         = at.k[node];
-    const float * v         = at.v[node] + first;
+using step_function = decltype(&step<0>);
 
-    decay_rows(to, from, n_rows, head_size, decay, at.gate_size > 1);
-
-    float delta[ROWS_PER_BLOCK];
-    for (int64_t j = 0; j < n_rows; j++) {
-        float sum = 0.0f;
-        ggml_vec_dot_f32(head_size, &sum, 0, to + j*head_size, 0, k, 0, 1);
-        delta[j] = (v[j] - sum) * beta;
+static step_function step_for(int64_t head_size) {
+#ifdef ROW_IN_REGISTERS
+    if (head_size == 128) {
+        return step<128>;
     }
-    for (int64_t j = 0; j < n_rows; j++) {
-        ggml_vec_mad_f32(head_size, to + j*head_size, k, delta[j]);
+    if (head_size == 64) {
+        return step<64>;
     }
-    if (!attention) {
-        return;
-    }
-    const float * q     = at.q[node];
-    const float   scale = 1.0f / sqrtf((float) head_size);
-    for (int64_t j = 0; j < n_rows; j++) {
-        float sum = 0.0f;
-        ggml_vec_dot_f32(head_size, &sum, 0, to + j*head_size, 0, q, 0, 1);
-        attention[j] = sum * scale;
-    }
+#endif
+    return step<0>;
 }
 
 // ---------------------------------------------------------------- ggml_gated_delta_net_tree
@@ -271,6 +336,7 @@ struct delta_net_tree_scratch {
 static void delta_net_tree_head(const delta_net & net, const delta_net_head & at, const delta_net_tree_scratch & work, float * out) {
     const int64_t n_tokens  = net.n_tokens();
     const int64_t head_size = at.head_size;
+    const auto    step      = step_for(head_size);
 
     for (int64_t node = 0; node < n_tokens; node++) {
         at.compute_decay(work.decay + node*at.gate_size, node);
@@ -317,6 +383,7 @@ struct persist_scratch {
 // The state before and the state after may be the same memory: a block of rows is read before it is written.
 static void persist_head(const delta_net_head & at, const int32_t * path, int64_t n_path, int64_t n_tokens, float * decay, float * out) {
     const int64_t head_size = at.head_size;
+    const auto    step      = step_for(head_size);
     const auto    is_node   = [&](int32_t i) { return i >= 0 && i < n_tokens; };
 
     for (int64_t i = 0; i < n_path; i++) {
@@ -384,49 +451,77 @@ struct conv_block {
     int64_t first_node, n_nodes;
 };
 
-static void gather_windows(float * windows, const int32_t * columns, const ggml_tensor * conv_input, int64_t d_conv, const conv_block & block) {
-    for (int64_t node = block.first_node; node < block.first_node + block.n_nodes; node++) {
-        const char * row = (const char *) conv_input->data + block.seq*conv_input->nb[2] + block.first_channel*conv_input->nb[1];
-        for (int64_t channel = 0; channel < block.n_channels; channel++, row += conv_input->nb[1]) {
-            for (int64_t tap = 0; tap < d_conv; tap++) {
-                *windows++ = ((const float *) row)[columns[node*d_conv + tap]];
+// Whether the windows of a block's nodes are those of a chain: each one column after the last, in conv_input itself.
+static bool windows_are_a_chain(const int32_t * columns, int32_t d_conv, const conv_block & block) {
+    const int32_t * first = columns + block.first_node*d_conv;
+    for (int32_t i = 0; i < block.n_nodes; i++) {
+        for (int32_t tap = 0; tap < d_conv; tap++) {
+            if (first[i*d_conv + tap] != first[0] + i + tap) {
+                return false;
             }
+        }
+    }
+    return true;
+}
+
+// The windows of one node, [d_conv, n_channels]. D_CONV 0: any.
+template <int D_CONV>
+static void gather_node(float * GGML_RESTRICT windows, const int32_t * columns, int64_t d_conv, const float * GGML_RESTRICT rows, int64_t stride, int64_t n_channels) {
+    const int64_t n_taps = D_CONV ? D_CONV : d_conv;
+    for (int64_t channel = 0; channel < n_channels; channel++) {
+        for (int64_t tap = 0; tap < n_taps; tap++) {
+            windows[channel*n_taps + tap] = rows[channel*stride + columns[tap]];
         }
     }
 }
 
-// Upstream's op over the gathered windows, each as a sequence of one token. A loop of our own would not do: compilers
-// vectorise and contract that sum as they like, so only the same code gives the same bits everywhere.
-static void convolve_windows(const ggml_compute_params * params, float * windows, ggml_tensor * dst, const conv_block & block) {
-    const ggml_tensor * kernel = dst->src[1];
-    const size_t        window = kernel->ne[0]*sizeof(float);
+// windows [d_conv, n_channels, n_nodes]
+static void gather_windows(float * windows, const int32_t * columns, const ggml_tensor * conv_input, int64_t d_conv, const conv_block & block) {
+    const int64_t stride = conv_input->nb[1]/sizeof(float);
+    const float * rows   = (const float *) ((const char *) conv_input->data + block.seq*conv_input->nb[2]) + block.first_channel*stride;
+    const auto    gather = d_conv == 4 ? gather_node<4> : gather_node<0>; // all known models have 4
+    for (int64_t i = 0; i < block.n_nodes; i++) {
+        gather(windows + i*block.n_channels*d_conv, columns + (block.first_node + i)*d_conv, d_conv, rows, stride, block.n_channels);
+    }
+}
 
-    ggml_tensor input = {};
-    input.type  = GGML_TYPE_F32;
-    input.data  = windows;
-    input.ne[0] = kernel->ne[0];
-    input.ne[1] = block.n_channels;
-    input.ne[2] = block.n_nodes;
-    input.ne[3] = 1;
-    input.nb[0] = sizeof(float);
-    input.nb[1] = window;
-    input.nb[2] = window*block.n_channels;
-    input.nb[3] = window*block.n_channels*block.n_nodes;
+static void set_shape(ggml_tensor & t, int64_t ne0, int64_t ne1, int64_t ne2, size_t nb1, size_t nb2) {
+    t.ne[0] = ne0;
+    t.ne[1] = ne1;
+    t.ne[2] = ne2;
+    t.ne[3] = 1;
+    t.nb[0] = sizeof(float);
+    t.nb[1] = nb1;
+    t.nb[2] = nb2;
+    t.nb[3] = nb2*ne2;
+}
 
-    ggml_tensor part = *kernel;
+// Upstream's op computes the block, on views. A loop of our own would not do: compilers vectorise and contract that sum
+// as they like, so only the same code gives the same bits everywhere.
+static void convolve(const ggml_compute_params * params, const ssm_conv_tree_scratch & work, ggml_tensor * dst, const conv_block & block) {
+    const ggml_tensor * conv_input = dst->src[0];
+    const ggml_tensor * kernel     = dst->src[1];
+    const int64_t       d_conv     = kernel->ne[0];
+
+    ggml_tensor input = *conv_input;
+    ggml_tensor part  = *kernel;
+    ggml_tensor out   = *dst;
     part.data  = (char *) kernel->data + block.first_channel*kernel->nb[1];
     part.ne[1] = block.n_channels;
-
-    ggml_tensor out = *dst;
     out.data   = (char *) dst->data + block.seq*dst->nb[2] + block.first_node*dst->nb[1] + block.first_channel*dst->nb[0];
-    out.ne[0]  = block.n_channels;
-    out.ne[1]  = 1;
-    out.ne[2]  = block.n_nodes;
-    out.ne[3]  = 1;
-    out.nb[2]  = dst->nb[1];
     out.src[0] = &input;
     out.src[1] = &part;
 
+    if (windows_are_a_chain(work.columns, d_conv, block)) { // one sequence, its nodes are tokens
+        input.data = (char *) conv_input->data + block.seq*conv_input->nb[2] + block.first_channel*conv_input->nb[1] + work.columns[block.first_node*d_conv]*sizeof(float);
+        set_shape(input, conv_input->ne[0], block.n_channels, 1, conv_input->nb[1], conv_input->nb[2]);
+        set_shape(out, block.n_channels, block.n_nodes, 1, dst->nb[1], dst->nb[2]);
+    } else { // a sequence of one token for each node
+        gather_windows(work.windows, work.columns, conv_input, d_conv, block);
+        input.data = work.windows;
+        set_shape(input, d_conv, block.n_channels, block.n_nodes, d_conv*sizeof(float), d_conv*block.n_channels*sizeof(float));
+        set_shape(out, block.n_channels, 1, block.n_nodes, dst->nb[1], dst->nb[1]);
+    }
     ggml_compute_params alone = *params;
     alone.ith = 0;
     alone.nth = 1;
@@ -434,14 +529,13 @@ static void convolve_windows(const ggml_compute_params * params, float * windows
 }
 
 void ggml_compute_forward_ssm_conv_tree(const ggml_compute_params * params, ggml_tensor * dst) {
-    const ggml_tensor * conv_input = dst->src[0];
-    const ggml_tensor * parents    = dst->src[2];
-    const int64_t       d_conv     = dst->src[1]->ne[0];
-    const int64_t       d_inner    = dst->ne[0];
-    const int64_t       n_tokens   = dst->ne[1];
-    const int64_t       n_seqs     = dst->ne[2];
-    const int64_t       n_blocks   = (d_inner + CHANNELS_PER_BLOCK - 1) / CHANNELS_PER_BLOCK; // of channels
-    const auto          work       = thread_scratch<ssm_conv_tree_scratch>(params, dst);
+    const ggml_tensor * parents  = dst->src[2];
+    const int64_t       d_conv   = dst->src[1]->ne[0];
+    const int64_t       d_inner  = dst->ne[0];
+    const int64_t       n_tokens = dst->ne[1];
+    const int64_t       n_seqs   = dst->ne[2];
+    const int64_t       n_blocks = (d_inner + CHANNELS_PER_BLOCK - 1) / CHANNELS_PER_BLOCK; // of channels
+    const auto          work     = thread_scratch<ssm_conv_tree_scratch>(params, dst);
 
     int64_t planned_seq = -1;
     split_over_threads(params, n_blocks * n_seqs, [&](int64_t first, int64_t last) {
@@ -456,8 +550,7 @@ void ggml_compute_forward_ssm_conv_tree(const ggml_compute_params * params, ggml
             }
             for (block.first_node = 0; block.first_node < n_tokens; block.first_node += NODES_PER_BLOCK) {
                 block.n_nodes = std::min(NODES_PER_BLOCK, n_tokens - block.first_node);
-                gather_windows(work.windows, work.columns, conv_input, d_conv, block);
-                convolve_windows(params, work.windows, dst, block);
+                convolve(params, work, dst, block);
             }
         }
     });

@@ -93,22 +93,25 @@ static std::vector<ints> leaf_paths(const ints & parents) {
 
 // ---------------------------------------------------------------- graphs
 
-static ggml_backend_t backend;
+static ggml_backend_t backend;       // computes the tree ops
+static ggml_backend_t chain_backend; // and this one the chain ops: one thread of the CPU
 static bool           use_sched = false;
 
-static void open_backend(ggml_backend_dev_t device, int n_threads) {
-    backend = ggml_backend_dev_init(device, nullptr);
+static ggml_backend_t open_backend(ggml_backend_dev_t device, int n_threads) {
+    ggml_backend_t backend = ggml_backend_dev_init(device, nullptr);
     auto * set_n_threads = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(
         ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads");
     if (set_n_threads) {
         set_n_threads(backend, n_threads);
     }
+    return backend;
 }
 
 // Tensors with data, and results: add sources and ops, compute(), read.
 class graph {
 public:
-    graph() : ctx(ggml_init({ 64*1024*1024, nullptr, true })), nodes(ggml_new_graph_custom(ctx, 8192, false)) {}
+    explicit graph(ggml_backend_t on = backend)
+        : ctx(ggml_init({ 16*1024*1024, nullptr, true })), on(on), nodes(ggml_new_graph_custom(ctx, 8192, false)) {}
     ~graph() {
         ggml_backend_buffer_free(buffer);
         ggml_free(ctx);
@@ -130,7 +133,7 @@ public:
     }
 
     void compute() {
-        buffer = ggml_backend_alloc_ctx_tensors(ctx, backend);
+        buffer = ggml_backend_alloc_ctx_tensors(ctx, on);
         for (ggml_tensor * t : results) {
             if (!t->view_src) {
                 const std::vector<char> poison(ggml_nbytes(t), (char) 0xff); // NaN
@@ -146,11 +149,11 @@ public:
     void run() {
         ggml_status status;
         if (use_sched) {
-            ggml_backend_sched_t sched = ggml_backend_sched_new(&backend, nullptr, 1, 8192, false, true);
+            ggml_backend_sched_t sched = ggml_backend_sched_new(&on, nullptr, 1, 8192, false, true);
             status = ggml_backend_sched_graph_compute(sched, nodes);
             ggml_backend_sched_free(sched);
         } else {
-            status = ggml_backend_graph_compute(backend, nodes);
+            status = ggml_backend_graph_compute(on, nodes);
         }
         if (status != GGML_STATUS_SUCCESS) {
             fail("the graph did not compute");
@@ -166,10 +169,11 @@ public:
     ggml_context * ctx;
 
 private:
-    ggml_cgraph *                                              nodes;
-    ggml_backend_buffer_t                                      buffer = nullptr;
-    std::vector<std::pair<ggml_tensor *, std::vector<char>>>   sources;
-    std::vector<ggml_tensor *>                                 results;
+    ggml_backend_t                                           on;
+    ggml_cgraph *                                            nodes;
+    ggml_backend_buffer_t                                    buffer = nullptr;
+    std::vector<std::pair<ggml_tensor *, std::vector<char>>> sources;
+    std::vector<ggml_tensor *>                               results;
 };
 
 // `a` and `b` have to be the same bits
@@ -341,7 +345,7 @@ static ggml_tensor * add_persist(graph & into, const net_problem & p, const std:
 // every node of every sequence against the chain op over its root path (a leaf's chain has its ancestors' outputs too),
 // and persist, in its own memory and in place, against the chain op's final state
 static void check_net(const net_problem & p, const std::vector<ints> & claimed_parents) {
-    graph g;
+    graph g, reference(chain_backend);
     ggml_tensor * tree = add_tree(g, p, claimed_parents);
 
     struct chain { int seq; ints path; ggml_tensor * result; };
@@ -350,14 +354,15 @@ static void check_net(const net_problem & p, const std::vector<ints> & claimed_p
     std::vector<ggml_tensor *> accepted_chains;
     for (int seq = 0; seq < p.n_seqs; seq++) {
         for (const ints & path : leaf_paths(p.parents[seq])) {
-            chains.push_back({ seq, path, add_chain(g, along(p, seq, path)) });
+            chains.push_back({ seq, path, add_chain(reference, along(p, seq, path)) });
         }
         accepted.push_back(path_to(p.parents[seq], random_int(0, p.n - 1)));
-        accepted_chains.push_back(add_chain(g, along(p, seq, accepted.back())));
+        accepted_chains.push_back(add_chain(reference, along(p, seq, accepted.back())));
     }
     ggml_tensor * state         = add_persist(g, p, accepted, false);
     ggml_tensor * state_inplace = add_persist(g, p, accepted, true);
     g.compute();
+    reference.compute();
 
     const int64_t row = (int64_t) p.S*p.H, state_size = row*p.S;
     const floats outputs = graph::read(tree);
@@ -505,16 +510,17 @@ static ggml_tensor * add_chain(graph & into, const conv_problem & p) {
 }
 
 static void check_conv(const conv_problem & p, const std::vector<ints> & claimed_parents) {
-    graph g;
+    graph g, reference(chain_backend);
     ggml_tensor * tree = add_tree(g, p, claimed_parents);
     struct chain { int seq; ints path; ggml_tensor * result; };
     std::vector<chain> chains;
     for (int seq = 0; seq < p.n_seqs; seq++) {
         for (const ints & path : leaf_paths(p.parents[seq])) {
-            chains.push_back({ seq, path, add_chain(g, along(p, seq, path)) });
+            chains.push_back({ seq, path, add_chain(reference, along(p, seq, path)) });
         }
     }
     g.compute();
+    reference.compute();
     const floats outputs = graph::read(tree);
     for (const chain & c : chains) {
         const floats expected = graph::read(c.result);
@@ -597,10 +603,12 @@ static void chain_of_all_sequences_equals_the_chain_op() {
         conv_problem c = random_conv(64);
         c.parents.assign(c.n_seqs, random_tree(c.n, CHAIN, false));
 
-        graph g;
-        ggml_tensor * tree = add_tree(g, p, p.parents), * chain = add_chain(g, p), * state = add_persist(g, p, std::vector<ints>(p.n_seqs, path_to(p.parents[0], p.n - 1)), false);
-        ggml_tensor * conv_tree = add_tree(g, c, c.parents), * conv_chain = add_chain(g, c);
+        graph g, reference(chain_backend);
+        ggml_tensor * tree = add_tree(g, p, p.parents), * chain = add_chain(reference, p);
+        ggml_tensor * state = add_persist(g, p, std::vector<ints>(p.n_seqs, path_to(p.parents[0], p.n - 1)), false);
+        ggml_tensor * conv_tree = add_tree(g, c, c.parents), * conv_chain = add_chain(reference, c);
         g.compute();
+        reference.compute();
 
         const floats expected = graph::read(chain);
         expect_same(graph::read(tree).data(), expected.data(), ggml_nelements(tree), "tree, " + p.describe());
@@ -737,7 +745,8 @@ static void rpc_passes_them_on() {
     ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
     if (!rpc) {
         printf("skipped: built without GGML_RPC\n");
-        return;
+        fflush(stdout);
+        _Exit(0);
     }
     using serve_t = void (*)(const char *, const char *, size_t, size_t, ggml_backend_dev_t *);
     using add_t   = ggml_backend_reg_t (*)(const char *);
@@ -751,7 +760,7 @@ static void rpc_passes_them_on() {
     if (!server || ggml_backend_reg_dev_count(server) == 0) {
         fail("no RPC server at " + endpoint);
     }
-    open_backend(ggml_backend_reg_dev_get(server, 0), 2);
+    backend = open_backend(ggml_backend_reg_dev_get(server, 0), 2);
     many(20, [] {
         const net_problem p = random_net(20);
         check_net(p, p.parents);
@@ -828,7 +837,7 @@ static void print_times(double seconds) {
                         p.H_k++;
                     }
                     p.fill();
-                    graph chain, as_chain, tree, star, persist;
+                    graph chain, as_chain, tree, star, persist; // all on `backend`: the same threads
                     add_chain(chain, p);
                     add_tree(as_chain, p, { random_tree(n, CHAIN, false) });
                     add_tree(tree, p, { random_tree(n, UNIFORM, false) });
@@ -884,7 +893,9 @@ int main(int argc, char ** argv) {
         fprintf(stderr, "usage: test-tree-ops list | NAME [THREADS] | abort NAME | time [THREADS]\n");
         return 2;
     }
-    open_backend(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), n_threads);
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    backend = open_backend(cpu, n_threads);
+    chain_backend = open_backend(cpu, 1);
     try {
         if (name == "time") {
             print_times(argc > 3 ? atof(argv[3]) : 0.2);

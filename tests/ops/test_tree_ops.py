@@ -1,0 +1,80 @@
+"""Runs vendor/ggml-tree-ops/tests/test-tree-ops.cpp, compiled here, over the installed libraries."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OPS = ROOT / "vendor" / "ggml-tree-ops"
+
+CHECKS = [
+    "a_wrong_parent_or_value_is_noticed",
+    "chain_of_all_sequences_equals_the_chain_op",
+    "indices_out_of_range_are_harmless",
+    "random_trees_equal_the_chain_op_over_each_path",
+    "rpc_passes_them_on",
+    "special_trees_equal_the_chain_op_over_each_path",
+    "the_scheduler_runs_them",
+    "they_are_registered",
+    "trees_agree_with_a_plain_reference",
+]
+
+WRONG_GRAPHS = {
+    "parents-length": "ggml_gated_delta_net_tree: parents has shape [5, 1, 1, 1], expected [4, 1, 1, 1]",
+    "parents-type": "ggml_gated_delta_net_tree: parents is of type f32, expected i32",
+    "key-heads": "ggml_gated_delta_net_tree: q has 3 heads and 1 sequences, expected divisors of v's 2 and 1",
+    "state-shape": "ggml_gated_delta_net_tree_persist: state has shape [16, 16, 1, 1], expected [16, 16, 2, 1]",
+    "state-layout": "ggml_gated_delta_net_tree_persist_inplace: state is not contiguous",
+    "conv-width": "ggml_ssm_conv_tree: conv_input has shape [7, 8, 1, 1], expected [8, 8, 1, 1]",
+}
+
+
+def library_folder() -> Path:
+    if "LLAMA_CPP_LIB_PATH" in os.environ:
+        return Path(os.environ["LLAMA_CPP_LIB_PATH"])
+    return Path(importlib.util.find_spec("llama_dflash").origin).parent / "lib"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    headers = ROOT.glob("build/*/src/*/vendor/llama.cpp/ggml/include/ggml.h")
+    header = next((h for h in headers if "GGML_OP_SSM_CONV_TREE" in h.read_text(encoding="utf-8")), None)
+    if compiler is None or header is None:
+        pytest.skip("needs a C++ compiler and the patched llama.cpp of a build of this checkout")
+    program = tmp_path_factory.mktemp("ops") / "test-tree-ops"
+    library = library_folder()
+    command = [compiler, "-std=c++17", "-O2", f"-I{OPS}", f"-I{header.parent}", str(OPS / "tests" / "test-tree-ops.cpp")]
+    command += [f"-L{library}", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}", "-lpthread", "-o", str(program)]
+    subprocess.run(command, check=True)
+
+    def start(*args: str) -> subprocess.CompletedProcess:
+        # threads that wait without spinning: the graphs are tiny, and cores may be busy with other tests
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
+        return subprocess.run([str(program), *args], env=environment, capture_output=True, text=True, timeout=300)
+
+    return start
+
+
+def test_every_check_is_run_here(run):
+    assert run("list").stdout.split() == CHECKS
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("check", CHECKS)
+def test_tree_ops(run, check, threads):
+    done = run(check, str(threads))
+    assert done.returncode == 0, done.stdout + done.stderr
+    if "skipped" in done.stdout:
+        pytest.skip(done.stdout.strip().splitlines()[0])
+
+
+@pytest.mark.parametrize("graph", WRONG_GRAPHS)
+def test_a_wrong_graph_says_what_was_found_and_expected(run, graph):
+    done = run("abort", graph)
+    assert done.returncode != 0
+    assert WRONG_GRAPHS[graph] in done.stderr
