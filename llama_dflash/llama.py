@@ -24,12 +24,14 @@ from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp.llama_speculative import LlamaDraftModel
 
 from ._engine import ABANDON, DONE, NO_ROOM, Engine
+from .checkpoints import Checkpoint, Checkpoints, branching_place, common_prefix
 from .draft import DFlashDraft
 from .stats import DraftTree, SpeculativeStats
 
 DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
 
 _UNLIMITED = 2**31 - 1
+CHECKPOINT_BYTES = 512 << 20  # the default: three checkpoints of a 27B hybrid, or a few hundred of a small one
 
 
 @dataclass
@@ -63,24 +65,36 @@ class Llama(llama_cpp.Llama):
     """
 
     _engine: Optional[Engine] = None
+    _checkpoints: Optional[Checkpoints] = None
+    _cant_cut: bool = False  # the target's memory can't be cut back: it is recurrent, at least in part
     _step: Optional[_Step] = None  # the tokens that a generation is handing out; None once anything else happened
     _max_tokens: Optional[int] = None  # what the next generation's caller will take
     _processor_error: Optional[BaseException] = None
     _round_seconds: float = 0.0  # of all rounds of a generation
     _last_tree: Optional[DraftTree] = None
 
-    def __init__(self, model_path: str, *, draft_model: Optional[DraftModel] = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        draft_model: Optional[DraftModel] = None,
+        checkpoint_bytes: int = CHECKPOINT_BYTES,
+        **kwargs: Any,
+    ) -> None:
         """Loads a target and, if `draft_model` names one, its drafter.
 
         Args:
             model_path: Path to the target, as for llama_cpp.Llama.
             draft_model: A DFlash drafter made for this target: the path of its GGUF file, or a `DFlashDraft` with
                 settings. Or any LlamaDraftModel of llama-cpp-python, which works as there. Or None.
+            checkpoint_bytes: For recurrent and hybrid targets: the most host memory that checkpoints of the recurrent
+                states may take, so that a chat's next turn evaluates what is new only. 0 for none.
             **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
                 unless it is given: a forward over a tree then rounds as plain decoding does (docs/exactness.md).
 
         Raises:
-            ValueError: If a model's file is missing or damaged, or the drafter was not made for this target.
+            ValueError: If a model's file is missing or damaged, the drafter was not made for this target, or
+                checkpoint_bytes is no number of bytes.
         """
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
         if isinstance(draft_model, (str, os.PathLike)):
@@ -90,8 +104,12 @@ class Llama(llama_cpp.Llama):
                 f"draft_model is a {type(draft_model).__name__}, expected the path of a DFlash drafter, a DFlashDraft, "
                 "a LlamaDraftModel of llama-cpp-python, or None"
             )
+        if isinstance(checkpoint_bytes, bool) or not isinstance(checkpoint_bytes, int) or checkpoint_bytes < 0:
+            raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
+        self._checkpoint_bytes = checkpoint_bytes
         if not isinstance(draft_model, DFlashDraft):
             super().__init__(model_path, draft_model=draft_model, **kwargs)
+            self._keep_checkpoints()
             return
 
         draft_model.check_file()
@@ -99,6 +117,7 @@ class Llama(llama_cpp.Llama):
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
         super().__init__(model_path, **kwargs)  # without draft_model, which would keep all logits
         self.draft_model = draft_model
+        self._keep_checkpoints()
         if not self.model_params.vocab_only:
             try:
                 self._load_drafter(draft_model)
@@ -121,7 +140,19 @@ class Llama(llama_cpp.Llama):
                 stacklevel=3,
             )
 
+    def _keep_checkpoints(self) -> None:
+        self._cant_cut = (self._is_recurrent or self._is_hybrid) and self._ctx.memory is not None
+        if self._cant_cut and self._checkpoint_bytes > 0:
+            self._checkpoints = Checkpoints(self._ctx, self._checkpoint_bytes, whole=self._is_recurrent)
+            self._stack.callback(self._checkpoints.clear)
+
     # ---------------------------------------------------------------- what happened
+
+    @property
+    def checkpoints(self) -> Dict[int, int]:
+        """The places, in tokens, of the text in memory to which a recurrent or hybrid target can go back, and the bytes
+        that each takes."""
+        return {} if self._checkpoints is None else self._checkpoints.by_place()
 
     @property
     def speculative_stats(self) -> Optional[SpeculativeStats]:
@@ -149,16 +180,51 @@ class Llama(llama_cpp.Llama):
         Raises:
             RuntimeError: If the context is full.
         """
-        if self._engine is None:
+        if self._engine is None and not self._cant_cut:
             return super().eval(tokens)
         self._step = None
-        self._engine.truncate(self.n_tokens)
-        for start in range(0, max(1, len(tokens)), self.n_batch):
-            batch = tokens[start : start + self.n_batch]
+        self._cut_back(self.n_tokens)
+        if self._checkpoints is not None and self._engine is None and self.draft_model is not None and len(tokens) > 1:
+            self._checkpoints.before_draft(self._input_ids)
+        n_end = self.n_tokens + len(tokens)
+        for batch in self._batches(tokens):
             n_past = self.n_tokens
             super().eval(batch)
-            if len(batch) > 0:
-                self._engine.observe(n_past, len(batch), len(tokens) - start - len(batch))
+            if self._engine is not None:
+                self._engine.observe(n_past, len(batch), n_end - self.n_tokens)
+            if self._checkpoints is not None:
+                self._checkpoints.evaluated(self._input_ids, n_past, len(tokens))
+
+    def _batches(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
+        cut = None if self._checkpoints is None else self._checkpoints.wants_cut(self.n_tokens, len(tokens))
+        for part in (tokens[:cut], tokens[cut:]) if cut else (tokens,):
+            for start in range(0, len(part), self.n_batch):
+                yield part[start : start + self.n_batch]
+
+    def _cut_back(self, n_past: int) -> None:
+        """Removes what target, drafter and checkpoints know beyond the first n_past tokens."""
+        if not self._ctx.kv_cache_seq_rm(-1, n_past, -1):
+            self._go_back(self._input_ids[:n_past].copy())
+        if self._checkpoints is not None:
+            self._checkpoints.truncate(n_past)
+        if self._engine is not None:
+            self._engine.truncate(n_past)
+
+    def _go_back(self, text: npt.NDArray[np.intc]) -> None:
+        """For a memory that can't be cut back: makes it hold `text`, with which it begins, and nothing after that."""
+        self._restore(text, len(text))
+        self.eval(text[self.n_tokens :].tolist())
+
+    def _restore(self, text: npt.NDArray[np.intc], n_past: int) -> None:
+        """Puts the memory at the last checkpoint in `text`, n_past tokens of which are in memory; or empties it."""
+        n_restored = 0 if self._checkpoints is None else self._checkpoints.restore(text, n_past)
+        if n_restored == 0:
+            self._ctx.kv_cache_clear()
+            if self._checkpoints is not None:
+                self._checkpoints.truncate(0)
+        self.input_ids[:n_restored] = text[:n_restored]
+        self.n_tokens = n_restored
+        self._requires_eval = True
 
     def sample(self, *args: Any, **kwargs: Any) -> int:
         """Samples a token as llama_cpp.Llama.sample does.
@@ -178,6 +244,8 @@ class Llama(llama_cpp.Llama):
         """Forgets all tokens."""
         self._step = None
         super().reset()
+        if self._checkpoints is not None:
+            self._checkpoints.clear()
 
     # ---------------------------------------------------------------- the sampler
 
@@ -263,8 +331,10 @@ class Llama(llama_cpp.Llama):
             logits_processor=logits_processor,
             grammar=grammar,
         )
-        if self._engine is None:
+        if self._engine is None and not self._cant_cut:
             return super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
+        if self._engine is None:
+            return self._generate_after_common_prefix(tokens, reset, stopping_criteria=stopping_criteria, **settings)
         request = _Request(
             settings,
             greedy=self._is_argmax(settings),
@@ -272,6 +342,40 @@ class Llama(llama_cpp.Llama):
             wants_logits=stopping_criteria is not None or self._logits_all,
         )
         return self._speculate(tokens, reset, stopping_criteria, request)
+
+    def _generate_after_common_prefix(
+        self, tokens: Sequence[int], reset: bool, **settings: Any
+    ) -> Generator[int, Optional[Sequence[int]], None]:
+        """The stock generator, which by itself evaluates a recurrent model's prompt from its first token on, unless it
+        goes on exactly where the memory ends."""
+        if self._cant_cut:
+            reset = self._find_common_prefix(np.asarray(tokens, dtype=np.intc), reset)
+        return (yield from super().generate(tokens, reset=reset, **settings))
+
+    def _find_common_prefix(self, prompt: npt.NDArray[np.intc], reset: bool) -> bool:
+        """Puts the memory at the end of what `prompt` shares with it, or at a checkpoint before that.
+
+        Returns:
+            What the stock generator should be given as `reset`: False if there is nothing that it could reuse.
+        """
+        n_before = 0 if reset else self.n_tokens
+        if self._checkpoints is not None:
+            self._checkpoints.turn = n_before + branching_place(prompt.tolist(), self._is_special)
+        if not reset:
+            return False
+        n_shared = common_prefix(self._input_ids, prompt)
+        if n_shared == len(prompt) == self.n_tokens and not self._requires_eval:
+            return True  # the stock generator has the logits that it needs
+        n_shared = max(0, min(n_shared, len(prompt) - 1))  # the last token's logits are to be made
+        if n_shared == self.n_tokens > 0 and self._ctx.kv_cache_seq_rm(-1, n_shared, -1):
+            return True
+        self._restore(prompt[:-1], n_shared)
+        if self.verbose and self.n_tokens > 0:
+            print(f"Llama.generate: {self.n_tokens} tokens restored from a checkpoint", file=sys.stderr)
+        return self.n_tokens > 0
+
+    def _is_special(self, token: int) -> bool:
+        return llama_cpp.llama_vocab_is_control(self._model.vocab, token)
 
     def _speculate(
         self, tokens: Sequence[int], reset: bool, stops: Optional[StoppingCriteriaList], request: _Request
@@ -297,7 +401,7 @@ class Llama(llama_cpp.Llama):
 
     def _first_step(self, tokens: Sequence[int], reset: bool, request: _Request) -> _Step:
         """Evaluates what is new in the prompt and samples one token: the stock generator up to its first yield."""
-        stock = super().generate(tokens, reset=reset, **request.settings)
+        stock = self._generate_after_common_prefix(tokens, reset, **request.settings)
         sampled = next(stock)
         stock.close()
         return self._one_token(tokens[-1] if len(tokens) else self.input_ids[self.n_tokens - 1], sampled, request)
@@ -319,6 +423,8 @@ class Llama(llama_cpp.Llama):
         n_past = self.n_tokens
         room = (len(self.scores) if self._logits_all else self._n_ctx) - n_past
         self._cut_back(n_past)
+        if self._checkpoints is not None:
+            self._checkpoints.evaluated(self._input_ids, n_past)
         self._requires_eval = True  # the forward leaves the logits of nodes
         status, tree = NO_ROOM, None
         try:
@@ -339,16 +445,13 @@ class Llama(llama_cpp.Llama):
         if status != DONE:
             raise RuntimeError("the forward over a draft tree was aborted")
 
+        if self._checkpoints is not None:
+            self._checkpoints.grown(n_past, n_past + len(tree.path))
         logits = [self._logits_row(node) for node in tree.path] if request.wants_logits else None
         self._last_tree = tree
         self._step = _Step(n_past, [root, *tree.sampled[:-1]], tree.sampled, logits)
         self._round_seconds += time.perf_counter() - started
         return self._step
-
-    def _cut_back(self, n_past: int) -> None:
-        """Removes what target and drafter know beyond the first n_past tokens."""
-        self._ctx.kv_cache_seq_rm(-1, n_past, -1)
-        self._engine.truncate(n_past)
 
     def _follow(self, root: int) -> Callable[[int], int]:
         """Shows logits processors, which look at _input_ids, the true prefix of every node they are called for."""
@@ -409,11 +512,20 @@ class Llama(llama_cpp.Llama):
 
     # ---------------------------------------------------------------- state
 
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**super().__getstate__(), "checkpoint_bytes": self._checkpoint_bytes}
+
     def save_state(self) -> LlamaState:
-        """The target's state and, as its attribute `draft_state` (bytes), the drafter's."""
+        """The target's state and, as its attributes, the drafter's (`draft_state`, bytes) and, of a recurrent or hybrid
+        target, the checkpoint of the latest turn (`checkpoint`, its place in tokens and its bytes)."""
+        if self._cant_cut:
+            self._cut_back(self.n_tokens)  # whoever loads the state could not
         state = super().save_state()
         if self._engine is not None:
             state.draft_state = self._engine.get_state()
+        latest = None if self._checkpoints is None else self._checkpoints.latest_turn()
+        if latest is not None:
+            state.checkpoint = latest.n_tokens, latest.states
         return state
 
     def load_state(self, state: LlamaState) -> None:
@@ -425,7 +537,7 @@ class Llama(llama_cpp.Llama):
                 flash_attn. All tokens are then forgotten.
         """
         self._step = None
-        if self._engine is None:
+        if self._engine is None and not self._cant_cut:
             return super().load_state(state)
         try:
             super().load_state(state)
@@ -436,10 +548,16 @@ class Llama(llama_cpp.Llama):
                 f"{error}: it was saved with another model, context size, type_k, type_v or flash_attn "
                 "(which is on with a drafter, unless it is given)"
             ) from error
-        try:
-            self._engine.set_state(getattr(state, "draft_state", b""))
-        except RuntimeError:
-            self._engine.truncate(0)
+        if self._checkpoints is not None:
+            self._checkpoints.follow(self._input_ids)
+            n_tokens, states = getattr(state, "checkpoint", (0, None))
+            if 0 < n_tokens <= self.n_tokens:
+                self._checkpoints.insert(Checkpoint(self.input_ids[:n_tokens].copy(), states, at_turn=True))
+        if self._engine is not None:
+            try:
+                self._engine.set_state(getattr(state, "draft_state", b""))
+            except RuntimeError:
+                self._engine.truncate(0)
 
 
 class _StateDoesNotFit(RuntimeError, KeyError):
@@ -449,11 +567,13 @@ class _StateDoesNotFit(RuntimeError, KeyError):
 
 
 def _signature() -> inspect.Signature:
-    """The stock constructor's, with our kinds of draft_model."""
+    """The stock constructor's, with our kinds of draft_model and our own parameter."""
     stock = inspect.signature(llama_cpp.Llama.__init__)
     parameters = dict(stock.parameters)
     parameters["draft_model"] = parameters["draft_model"].replace(annotation=Optional[DraftModel])
-    return stock.replace(parameters=list(parameters.values()))
+    *stock_ones, kwargs = parameters.values()
+    ours = inspect.Parameter("checkpoint_bytes", inspect.Parameter.KEYWORD_ONLY, default=CHECKPOINT_BYTES, annotation=int)
+    return stock.replace(parameters=[*stock_ones, ours, kwargs])
 
 
 Llama.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # for help() and for tools that look
