@@ -17,6 +17,12 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
         target(target), params(params),
         draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads }),
         trees(llama_tree_supported(llama_get_model(target))) {
+    const int32_t n_wanted = params.budget > 0 ? params.budget : max_auto_nodes;
+    const int32_t n_nodes  = std::min(n_wanted + 1, (int32_t) llama_n_ubatch(target));
+    const int32_t depth    = std::min(draft.block_size(), n_nodes) - 1;
+    if (trees && llama_tree_reserve(target, n_nodes, depth) != 0) {
+        throw std::runtime_error(llama_tree_last_error());
+    }
 }
 
 // Draft a tree after the root, let the target look at all of it at once, walk down as far as the target's own choices

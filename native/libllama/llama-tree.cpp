@@ -71,7 +71,7 @@ llama_tree::llama_tree(llama_seq_id seq_id, llama_pos n_past, const int32_t * pa
 // verbs of the unified KV cache
 //
 
-bool llama_kv_cache::tree_begin(const llama_tree_ptr & new_tree) {
+bool llama_kv_cache::tree_begin(const llama_context &, const llama_tree_ptr & new_tree) {
     if (n_stream != 1 || other) {
         return false;
     }
@@ -137,7 +137,7 @@ bool llama_kv_cache::tree_can_compact() const {
 
 // Where the cache is in host memory the path moves to the first cells of the tree, so that cells stay in the order of
 // their positions and no hole is left. Elsewhere the path stays where it is and the holes are filled by later batches.
-void llama_kv_cache::tree_commit(const std::vector<int32_t> & path) {
+bool llama_kv_cache::tree_commit(const std::vector<int32_t> & path) {
     auto & cells = v_cells[0];
 
     const bool compact = tree_can_compact();
@@ -161,6 +161,7 @@ void llama_kv_cache::tree_commit(const std::vector<int32_t> & path) {
     cells.set(kept, path_cells);
     v_heads[0] = compact ? kept.back() + 1 : v_heads[0];
     tree.reset();
+    return true;
 }
 
 void llama_kv_cache::tree_discard() {
@@ -184,8 +185,8 @@ void llama_kv_cache::tree_drop_cells() {
 // verbs of the sliding-window cache: a full cache and a window cache, each with cells of its own
 //
 
-bool llama_kv_cache_iswa::tree_begin(const llama_tree_ptr & new_tree) {
-    if (!kv_base->tree_begin(new_tree) || !kv_swa->tree_begin(new_tree)) {
+bool llama_kv_cache_iswa::tree_begin(const llama_context & lctx, const llama_tree_ptr & new_tree) {
+    if (!kv_base->tree_begin(lctx, new_tree) || !kv_swa->tree_begin(lctx, new_tree)) {
         kv_base->tree.reset();
         return false;
     }
@@ -193,10 +194,11 @@ bool llama_kv_cache_iswa::tree_begin(const llama_tree_ptr & new_tree) {
     return true;
 }
 
-void llama_kv_cache_iswa::tree_commit(const std::vector<int32_t> & path) {
+bool llama_kv_cache_iswa::tree_commit(const std::vector<int32_t> & path) {
     kv_base->tree_commit(path);
     kv_swa ->tree_commit(path);
     tree.reset();
+    return true;
 }
 
 void llama_kv_cache_iswa::tree_discard() {
@@ -229,14 +231,54 @@ static bool has_special_memory(llm_arch arch) {
     }
 }
 
+// Hybrids whose recurrent layers are all built from the pieces in delta-net-base.cpp.
+static bool has_tree_graph(llm_arch arch) {
+    return arch == LLM_ARCH_QWEN35 || arch == LLM_ARCH_QWEN35MOE || arch == LLM_ARCH_QWEN3NEXT;
+}
+
 bool llama_tree_supported(const llama_model * model) {
     return model->hparams.causal_attn &&
         !llama_model_has_encoder(model) &&
         !llama_model_is_recurrent(model) &&
-        !llama_model_is_hybrid(model) &&
+        (!llama_model_is_hybrid(model) || has_tree_graph(model->arch)) &&
         !llama_model_is_diffusion(model) &&
         model->hparams.ple_n_heads == 0 && // n-gram embeddings look a token's predecessors up by position alone
         !has_special_memory(model->arch);
+}
+
+static double mib(size_t bytes) {
+    return bytes/1024.0/1024.0;
+}
+
+// What n_rs_seq = depth would take: a copy of every recurrent state per position.
+static size_t snapshot_bytes(const llama_hparams & hparams, int32_t depth) {
+    size_t floats = 0;
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        floats += hparams.is_recr(il) ? hparams.n_embd_r() + hparams.n_embd_s() : 0;
+    }
+    return floats*sizeof(float)*depth;
+}
+
+int32_t llama_tree_reserve(llama_context * ctx, int32_t n_nodes, int32_t depth) {
+    llama_memory_t mem = ctx->get_memory();
+    if (mem == nullptr || llama_tree_refuses(mem, __func__)) {
+        return -1;
+    }
+    if (n_nodes < 1 || depth < 0 || depth >= n_nodes) {
+        return fail("expected at least 1 node and a depth below the number of nodes, got %d nodes of depth %d", n_nodes, depth);
+    }
+    ctx->sched_reserve();
+    try {
+        const size_t n_bytes = mem->tree_reserve(*ctx, n_nodes);
+        if (n_bytes > 0) {
+            LLAMA_LOG_INFO("%s: trees of up to %d nodes: %.2f MiB for the inputs of the recurrent layers "
+                    "(snapshots of their states, n_rs_seq = %d: %.2f MiB)\n",
+                    __func__, n_nodes, mib(n_bytes), depth, mib(snapshot_bytes(ctx->get_model().hparams, depth)));
+        }
+    } catch (const std::exception & e) {
+        return fail("%s", e.what());
+    }
+    return 0;
 }
 
 bool llama_tree_has_layer_inp(llama_context * ctx, int32_t il) {
@@ -306,6 +348,20 @@ static llama_batch_ext tree_batch(llama_context * ctx, const llama_batch & batch
     return res;
 }
 
+static int32_t begin(llama_context * ctx, const llama_tree_ptr & tree) {
+    ctx->sched_reserve();
+    try {
+        if (ctx->get_memory()->tree_begin(*ctx, tree)) {
+            return 0;
+        }
+    } catch (const std::exception & e) {
+        fail("%s", e.what());
+        return -2;
+    }
+    return fail("the context keeps one cache per sequence or snapshots of recurrent states: create it with kv_unified = true "
+            "and n_rs_seq = 0 to decode trees");
+}
+
 int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t * parents) {
     llama_memory_t mem = ctx->get_memory();
 
@@ -331,8 +387,8 @@ int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t 
     }
 
     const llama_batch_ext nodes = tree_batch(ctx, batch, *tree);
-    if (!mem->tree_begin(tree)) {
-        return fail("the context keeps one cache per sequence: create it with kv_unified = true to decode trees");
+    if (const int32_t ret = begin(ctx, tree); ret != 0) {
+        return ret;
     }
 
     const int32_t ret = ctx->decode(nodes);
@@ -357,6 +413,26 @@ static int32_t check_path(const llama_tree & tree, const int32_t * path, int32_t
     return 0;
 }
 
+// A friend of the context.
+struct llama_tree_compute {
+    // The user's abort callback must not stop a commit: half of the layers would be at another position.
+    static int32_t commit(llama_context * ctx, const std::vector<int32_t> & path) {
+        const auto callback = ctx->abort_callback;
+        const auto data     = ctx->abort_callback_data;
+        ctx->set_abort_callback(nullptr, nullptr);
+
+        int32_t ret = 0;
+        try {
+            ret = ctx->get_memory()->tree_commit(path) ? 0 : -2;
+        } catch (const std::exception & e) {
+            fail("%s", e.what());
+            ret = -3;
+        }
+        ctx->set_abort_callback(callback, data);
+        return ret == -2 ? fail("no memory to commit %zu nodes", path.size()), -2 : ret;
+    }
+};
+
 int32_t llama_tree_commit(llama_context * ctx, const int32_t * path, int32_t n_path) {
     llama_memory_t mem = ctx->get_memory();
     if (mem == nullptr || !mem->tree) {
@@ -366,8 +442,8 @@ int32_t llama_tree_commit(llama_context * ctx, const int32_t * path, int32_t n_p
         return -1;
     }
     ctx->synchronize(); // the forward may still be running
-    mem->tree_commit({ path, path + n_path });
-    return 0;
+
+    return llama_tree_compute::commit(ctx, { path, path + n_path });
 }
 
 int32_t llama_tree_discard(llama_context * ctx) {

@@ -20,6 +20,11 @@ extern "C" {
     // True if the memory of the model's architecture can hold a tree. Otherwise the caller verifies chains.
     LLAMA_API bool llama_tree_supported(const struct llama_model * model);
 
+    // Make room for trees of up to n_nodes nodes, which hybrid models need beside their caches: llama_tree_decode() does it
+    // too, when a tree comes that is larger than any before. Logs how much it is, and what upstream's snapshots of recurrent
+    // states (n_rs_seq) would take for trees of that depth. Returns 0, or -1 if there is no memory or a tree is pending.
+    LLAMA_API int32_t llama_tree_reserve(struct llama_context * ctx, int32_t n_nodes, int32_t depth);
+
     // True if the model's graph exposes the input of layer il, which a drafter reads as a feature.
     LLAMA_API bool llama_tree_has_layer_inp(struct llama_context * ctx, int32_t il);
 
@@ -35,7 +40,9 @@ extern "C" {
     LLAMA_API int32_t llama_tree_decode(struct llama_context * ctx, struct llama_batch batch, const int32_t * parents);
 
     // Keep the nodes of `path` ([n_path]: the root, then child after child) and drop the rest: the memory is then as if
-    // the path's tokens had been decoded in order. Returns 0, or -1 on bad input (the context stays pending).
+    // the path's tokens had been decoded in order. Returns 0, or on failure, the context staying pending:
+    //   -1: bad input, -2: allocation failed (hybrid models only),
+    //   -3: compute failed (hybrid models only): the sequence's recurrent state is lost, remove the sequence.
     LLAMA_API int32_t llama_tree_commit(struct llama_context * ctx, const int32_t * path, int32_t n_path);
 
     // Drop every node: the memory is as if nothing had been decoded. Returns 0, or -1 if the context is not pending.

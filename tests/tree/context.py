@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ _lib.llama_tree_commit.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int3
 _lib.llama_tree_discard.argtypes = [ctypes.c_void_p]
 _lib.llama_tree_pending.argtypes = [ctypes.c_void_p]
 _lib.llama_tree_pending.restype = ctypes.c_bool
+_lib.llama_tree_reserve.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
 _lib.llama_tree_supported.argtypes = [ctypes.c_void_p]
 _lib.llama_tree_supported.restype = ctypes.c_bool
 _lib.llama_tree_last_error.restype = ctypes.c_char_p
@@ -29,6 +32,18 @@ def _quiet(level, text, user_data):
 llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
 
 
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """What llama.cpp logs meanwhile."""
+    lines: list[str] = []
+    keep = llama_cpp.llama_log_callback(lambda level, text, user_data: lines.append(text.decode()))
+    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
+
+
 @dataclass(frozen=True)
 class Config:
     arch: str
@@ -36,6 +51,8 @@ class Config:
     kv: int = llama_cpp.GGML_TYPE_F16
     n_ubatch: int = 128
     swa_full: bool = False
+    n_seq: int = 1
+    n_rs_seq: int = 0
 
     def __str__(self) -> str:
         kv = {llama_cpp.GGML_TYPE_F16: "f16", llama_cpp.GGML_TYPE_Q8_0: "q8_0", llama_cpp.GGML_TYPE_Q4_0: "q4_0"}[self.kv]
@@ -54,6 +71,9 @@ class Context:
         c.n_ctx = n_ctx
         c.n_batch = c.n_ubatch = config.n_ubatch
         c.n_threads = c.n_threads_batch = 1
+        c.n_seq_max = config.n_seq
+        c.n_rs_seq = config.n_rs_seq
+        c.kv_unified = True
         c.swa_full = config.swa_full
         c.type_k = config.kv
         c.type_v = config.kv if config.flash else llama_cpp.GGML_TYPE_F16  # a quantised V needs flash attention
@@ -69,32 +89,39 @@ class Context:
         llama_cpp.llama_free(self.ctx)
         llama_cpp.llama_model_free(self.model)
 
-    def batch(self, tokens, pos=None) -> tuple[llama_cpp.llama_batch, list]:
+    def batch(self, tokens, pos=None, seq: int = 0) -> tuple[llama_cpp.llama_batch, list]:
         """A batch with logits for every token, and the arrays that must outlive it."""
         n = len(tokens)
         keep = [(ctypes.c_int32 * n)(*tokens), (ctypes.c_int8 * n)(*[1] * n)]
         b = llama_cpp.llama_batch(n_tokens=n, token=keep[0], logits=keep[1])
         if pos is not None:
             keep.append((ctypes.c_int32 * n)(*pos))
-            b.pos = keep[2]
+            b.pos = keep[-1]
+        if seq != 0:
+            ids = [(ctypes.c_int32 * 1)(seq) for _ in range(n)]
+            keep += [(ctypes.c_int32 * n)(*[1] * n), (ctypes.POINTER(ctypes.c_int32) * n)(*ids), ids]
+            b.n_seq_id, b.seq_id = keep[-3], keep[-2]
         return b, keep
 
     def logits(self, row: int) -> np.ndarray:
         p = llama_cpp.llama_get_logits_ith(self.ctx, row)
         return np.ctypeslib.as_array(p, shape=(self.n_vocab,)).copy()
 
-    def decode(self, tokens) -> np.ndarray:
+    def decode(self, tokens, seq: int = 0) -> np.ndarray:
         """All tokens in one forward. Returns their logits [len(tokens), n_vocab]."""
-        b, _keep = self.batch(tokens)
+        b, _keep = self.batch(tokens, seq=seq)
         assert llama_cpp.llama_decode(self.ctx, b) == 0
         return np.stack([self.logits(i) for i in range(len(tokens))])
 
-    def decode_each(self, tokens) -> np.ndarray:
+    def decode_each(self, tokens, seq: int = 0) -> np.ndarray:
         """One forward a token, as plain decoding does. Returns their logits [len(tokens), n_vocab]."""
-        return np.concatenate([self.decode([t]) for t in tokens]) if tokens else np.zeros((0, self.n_vocab))
+        return np.concatenate([self.decode([t], seq) for t in tokens]) if tokens else np.zeros((0, self.n_vocab))
 
-    def tree_decode(self, tokens, parents, pos=None) -> int:
-        b, _keep = self.batch(tokens, pos)
+    def tree_reserve(self, n_nodes: int, depth: int) -> int:
+        return _lib.llama_tree_reserve(self.ctx, n_nodes, depth)
+
+    def tree_decode(self, tokens, parents, pos=None, seq: int = 0) -> int:
+        b, _keep = self.batch(tokens, pos, seq)
         return _lib.llama_tree_decode(self.ctx, b, (ctypes.c_int32 * len(parents))(*parents))
 
     def tree_logits(self, tokens, parents) -> np.ndarray:
@@ -113,17 +140,17 @@ class Context:
     def error(self) -> str:
         return _lib.llama_tree_last_error().decode()
 
-    def n_past(self) -> int:
-        return llama_cpp.llama_memory_seq_pos_max(self.memory, 0) + 1
+    def n_past(self, seq: int = 0) -> int:
+        return llama_cpp.llama_memory_seq_pos_max(self.memory, seq) + 1
 
     def clear(self) -> None:
         llama_cpp.llama_memory_clear(self.memory, True)
 
-    def save(self) -> bytes:
-        """The memory of sequence 0, without logits."""
-        size = llama_cpp.llama_state_seq_get_size(self.ctx, 0)
+    def save(self, seq: int = 0) -> bytes:
+        """The memory of a sequence, without logits."""
+        size = llama_cpp.llama_state_seq_get_size(self.ctx, seq)
         buffer = (ctypes.c_uint8 * size)()
-        assert llama_cpp.llama_state_seq_get_data(self.ctx, buffer, size, 0) == size
+        assert llama_cpp.llama_state_seq_get_data(self.ctx, buffer, size, seq) == size
         return bytes(buffer)
 
     def load(self, state: bytes) -> None:

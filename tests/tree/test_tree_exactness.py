@@ -12,15 +12,18 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from context import Config, Context
-from models import write_target
+from models import write_hybrid, write_target
 from trees import leaves, path_to, token_trees
 
+HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
 Q8, Q4 = llama_cpp.GGML_TYPE_Q8_0, llama_cpp.GGML_TYPE_Q4_0
 CONFIGS = [
     *[Config(arch, flash) for arch in ("llama", "qwen3", "gemma3") for flash in (False, True)],
     *[Config(arch, True, kv) for arch in ("llama", "gemma3") for kv in (Q8, Q4)],
     Config("llama", False, Q8),
     Config("gemma3", True, swa_full=True),
+    *[Config(arch, flash) for arch in HYBRIDS for flash in (False, True)],
+    Config("qwen35", True, Q8),
 ]
 PROMPT = [(7 * i * i + 3 * i) % 300 for i in range(40)]  # longer than gemma3's window
 
@@ -68,7 +71,10 @@ def pair(tmp_path_factory):
     def get(config: Config) -> Pair:
         path = folder / f"{config.arch}.gguf"
         if not path.exists():
-            write_target(path, config.arch)
+            if config.arch in HYBRIDS:
+                write_hybrid(path, config.arch, n_expert=2)  # both are used: rounding can't choose another expert
+            else:
+                write_target(path, config.arch)
         return Pair(path, config)
 
     return get
