@@ -126,13 +126,14 @@ class Llama(llama_cpp.Llama):
                 raise
 
     def _load_drafter(self, draft: DFlashDraft) -> None:
-        if self._is_hybrid or self._is_recurrent:
-            raise ValueError(
-                f"draft_model: {self.model_path} is a recurrent or hybrid model, whose memory can't be cut back to "
-                "accepted tokens in this version: use draft_model=None with it"
-            )
         self._engine = Engine(self.ctx, draft, n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(self._engine))  # closed before the target's context
+        if not self._engine.uses_trees and (self._is_hybrid or self._is_recurrent):
+            raise ValueError(
+                f"draft_model: {self.model_path} is a recurrent or hybrid model whose memory can't hold draft trees in "
+                "this version (qwen35, qwen35moe and qwen3next can), nor be cut back to the accepted tokens of a chain: "
+                "use draft_model=None with it"
+            )
         if draft.mode == "tree" and not self._engine.uses_trees:
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",

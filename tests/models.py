@@ -105,6 +105,9 @@ def write_target(
     return path
 
 
+HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
+
+
 def write_hybrid(
     path: Path,
     arch: str = "qwen35",

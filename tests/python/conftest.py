@@ -31,7 +31,8 @@ class Pair:
 
 
 def write_pair(folder: Path, arch: str = "llama", seed: int = 0, **drafter) -> Pair:
-    target = models.write_target(folder / f"{arch}-{seed}.gguf", arch, seed=seed)
+    write = models.write_hybrid if arch in models.HYBRIDS else models.write_target
+    target = write(folder / f"{arch}-{seed}.gguf", arch, seed=seed)
     drafter_models.make_predictable(target)
     return Pair(target, drafter_models.write_drafter(folder / f"{arch}-{seed}-dflash.gguf", target, **drafter))
 
@@ -42,7 +43,7 @@ def pair(tmp_path_factory) -> Pair:
     return write_pair(tmp_path_factory.mktemp("pair"))
 
 
-@pytest.fixture(scope="session", params=[("llama", 5), ("qwen3", 3)], ids=lambda p: p[0])
+@pytest.fixture(scope="session", params=[("llama", 5), ("qwen3", 3), ("qwen35", 8), ("qwen35moe", 4), ("qwen3next", 4)], ids=lambda p: p[0])
 def any_pair(request, tmp_path_factory) -> Pair:
     return write_pair(tmp_path_factory.mktemp("pairs"), *request.param)
 

@@ -129,9 +129,13 @@ def test_a_refused_drafter_leaves_no_target_behind(pair, tmp_path):
     assert llm._model.model is None and llm._ctx.ctx is None and llm._engine is None
 
 
-def test_a_hybrid_target_is_refused_for_now(load, pair, monkeypatch):
+def test_a_hybrid_target_that_holds_no_trees_is_refused(pair, monkeypatch):
+    from llama_dflash import _engine
+
     monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_is_hybrid", lambda model: True)
-    assert "recurrent or hybrid" in refusal(pair.target, pair.draft())
+    monkeypatch.setattr(_engine._library_functions(), "uses_trees", lambda engine: False)
+    message = refusal(pair.target, pair.draft())
+    assert "recurrent or hybrid" in message and "draft_model=None" in message
 
 
 def test_a_target_that_holds_no_trees_says_so_once_and_verifies_chains(pair, monkeypatch):

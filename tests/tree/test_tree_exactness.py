@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from context import Config, Context
-from models import write_hybrid, write_target
+from models import HYBRIDS, write_hybrid, write_target
 from trees import leaves, path_to, token_trees
 
-HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
 Q8, Q4 = llama_cpp.GGML_TYPE_Q8_0, llama_cpp.GGML_TYPE_Q4_0
 CONFIGS = [
     *[Config(arch, flash) for arch in ("llama", "qwen3", "gemma3") for flash in (False, True)],

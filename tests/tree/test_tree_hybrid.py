@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 
 from context import Config, Context, _lib, logged
-from models import write_hybrid, write_recurrent
+from models import HYBRIDS, write_hybrid, write_recurrent
 
-ARCHS = ("qwen35", "qwen35moe", "qwen3next")
 BUSH = [-1, 0, 0, 1, 1, 2, 3, 3, 6]  # parents
 PATH = [0, 1, 3, 6, 8]
 TOKENS = [20, 33, 47, 51, 20, 33, 98, 7, 61]
 MORE = [(11 * i + 4) % 300 for i in range(24)]
 
 
-@pytest.fixture(scope="module", params=ARCHS)
+@pytest.fixture(scope="module", params=HYBRIDS)
 def model(request, tmp_path_factory):
     return write_hybrid(tmp_path_factory.mktemp("hybrid") / f"{request.param}.gguf", request.param)
 
