@@ -23,22 +23,27 @@ Tokens = npt.NDArray[np.intc]
 
 STEP = 160  # tokens between two checkpoints while a text is written. Rarely enough to cost little: a large model's states
 # are 150 MB. Often enough that going back evaluates fewer than 200 tokens again, a draft tree's included.
-TURN_STEP = 64  # a prompt shorter than this gets no checkpoint of its own: evaluating it again costs about as much
-TURN_WEIGHT = 4.0  # how much more than another checkpoint one at a turn is worth keeping
+NEAR = 32  # tokens: two checkpoints are not closer than this, as evaluating so few again costs about as much as making one
+TURN_WEIGHT = 4.0  # how much more than another checkpoint one where a text probably branches off is worth keeping
 TEMPLATE_TOKENS = 64  # at most, of a chat template after a message's last special token
 RAW_TOKENS = 8  # of a text without special tokens: its end may be tokenized otherwise when the text goes on
 
 
-def branching_place(prompt: Sequence[int], is_special: Callable[[int], bool]) -> int:
-    """How many tokens of `prompt` the next prompt of the same chat will probably begin with.
+def branching_places(prompt: Tokens, is_special: Callable[[int], bool]) -> List[int]:
+    """Where, in tokens, other prompts will probably part from this one, in ascending order.
 
-    A chat template ends a prompt with something like `<|im_start|>assistant\\n<think>\\n`. The next prompt has the answer
-    there, perhaps without the part that was thought, so the two may part anywhere behind the last special token.
+    The last place is the turn, where the next prompt of the same chat does. A chat template ends a prompt with something
+    like `<|im_start|>assistant\\n<think>\\n`; the next prompt has the answer there, perhaps without what was thought, so
+    the two may part anywhere behind the last special token. Before it: the end of the first message, as a system prompt
+    begins many chats, and the last message, which may be written anew.
     """
-    for place in range(len(prompt) - 1, max(-1, len(prompt) - 1 - TEMPLATE_TOKENS), -1):
-        if is_special(prompt[place]):
-            return place
-    return max(0, len(prompt) - RAW_TOKENS)
+    special_ids = [token for token in np.unique(prompt).tolist() if is_special(token)]
+    special = np.flatnonzero(np.isin(prompt, special_ids)).tolist()
+    in_template = special and special[-1] >= len(prompt) - TEMPLATE_TOKENS
+    turn = special[-1] if in_template else max(0, len(prompt) - RAW_TOKENS)
+    messages = [place for place in special if NEAR <= place < turn]
+    long_before = [place for place in messages if place <= turn - NEAR]
+    return sorted({*messages[:1], *long_before[-1:], turn})
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
@@ -53,7 +58,7 @@ class Checkpoint:
 
     tokens: Tokens
     states: npt.NDArray[np.uint8]
-    at_turn: bool  # lies where the next turn of a chat branches off
+    at_turn: bool  # lies where other texts probably branch off
 
     @property
     def n_tokens(self) -> int:
@@ -83,7 +88,7 @@ class Checkpoints:
             whole: The model is purely recurrent: its recurrent states are all that it remembers.
         """
         self.max_bytes = max_bytes
-        self.turn: Optional[int] = None  # the place, in tokens, where the next turn will branch off
+        self.places: List[int] = []  # branching_places() of the prompt, and perhaps more tokens before it
         self._ctx = ctx
         self._whole = whole
         self._line: List[Checkpoint] = []  # on the text in memory, in its order
@@ -103,7 +108,8 @@ class Checkpoints:
 
     def latest_turn(self) -> Optional[Checkpoint]:
         """The one that the next turn will start from, if it branches off where it probably will."""
-        return next((c for c in reversed(self._line) if self.turn is None or c.n_tokens <= self.turn), None)
+        turn = self.places[-1] if self.places else self._last
+        return next((c for c in reversed(self._line) if c.n_tokens <= turn), None)
 
     def _all(self) -> List[Checkpoint]:
         return [*self._others, *self._line, *([] if self._draft is None else [self._draft])]
@@ -114,11 +120,9 @@ class Checkpoints:
 
     # ---------------------------------------------------------------- keeping
 
-    def wants_cut(self, n_past: int, n_tokens: int) -> Optional[int]:
-        """How many of the n_tokens after n_past to evaluate first, so that the memory passes the turn's place; or None."""
-        if self.turn is None or not n_past < self.turn < n_past + n_tokens or self.turn - self._last < TURN_STEP:
-            return None
-        return self.turn - n_past
+    def until_place(self, n_past: int) -> int:
+        """How many tokens after n_past the next checkpoint at a branching place is to be made; 0 if none is."""
+        return next((p - n_past for p in self.places if p > n_past and p - self._last >= NEAR), 0)
 
     def evaluated(self, text: Tokens, n_past: int, n_new: int = 1) -> None:
         """The memory holds `text` now, of which it held n_past tokens before. Makes a checkpoint if one is due.
@@ -129,11 +133,12 @@ class Checkpoints:
         self.grown(n_past, len(text))
         if len(text) != self._n_known:
             return
-        if len(text) == self.turn and len(text) - self._last >= TURN_STEP:
+        since_last = len(text) - self._last
+        if since_last >= NEAR and len(text) in self.places:
             self._add(text, at_turn=True)
-        elif len(text) - self._last >= STEP:
+        elif since_last >= STEP and not 0 < self.until_place(len(text)) < NEAR:
             fitting = self.max_bytes // max(1, self._size())
-            if len(text) - self._last >= n_new // max(1, fitting // 2):
+            if since_last >= n_new // max(1, fitting // 2):
                 self._add(text, at_turn=False)
 
     def grown(self, n_past: int, n_tokens: int) -> None:
@@ -144,7 +149,7 @@ class Checkpoints:
     def before_draft(self, text: Tokens) -> None:
         """`text` is in memory; what is evaluated next may have to be taken back. One such checkpoint is kept."""
         self._draft = None
-        after_prompt = self.turn is not None and len(text) > self.turn
+        after_prompt = bool(self.places) and len(text) > self.places[-1]
         if after_prompt and len(text) == self._n_known and self.n_bytes + self._size() <= self.max_bytes:
             self._draft = self._copy(text, at_turn=False)
 
@@ -235,7 +240,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """The memory is empty now, and what it was is of no interest."""
-        self._line, self._others, self._draft, self._n_known = [], [], None, 0
+        self._line, self._others, self._draft, self._n_known, self.places = [], [], None, 0, []
 
     # ---------------------------------------------------------------- llama.cpp
 

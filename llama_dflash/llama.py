@@ -24,7 +24,7 @@ from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp.llama_speculative import LlamaDraftModel
 
 from ._engine import ABANDON, DONE, NO_ROOM, Engine
-from .checkpoints import Checkpoint, Checkpoints, branching_place, common_prefix
+from .checkpoints import Checkpoint, Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
 from .stats import DraftTree, SpeculativeStats
 
@@ -197,10 +197,13 @@ class Llama(llama_cpp.Llama):
                 self._checkpoints.evaluated(self._input_ids, n_past, len(tokens))
 
     def _batches(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
-        cut = None if self._checkpoints is None else self._checkpoints.wants_cut(self.n_tokens, len(tokens))
-        for part in (tokens[:cut], tokens[cut:]) if cut else (tokens,):
-            for start in range(0, len(part), self.n_batch):
-                yield part[start : start + self.n_batch]
+        """What to evaluate at once: n_batch tokens at most, and none beyond a place where a checkpoint is to be made."""
+        start = 0
+        while start < len(tokens):
+            until_place = 0 if self._checkpoints is None else self._checkpoints.until_place(self.n_tokens)
+            end = start + min(until_place or self.n_batch, self.n_batch)
+            yield tokens[start:end]
+            start = end
 
     def _cut_back(self, n_past: int) -> None:
         """Removes what target, drafter and checkpoints know beyond the first n_past tokens."""
@@ -361,7 +364,7 @@ class Llama(llama_cpp.Llama):
         """
         n_before = 0 if reset else self.n_tokens
         if self._checkpoints is not None:
-            self._checkpoints.turn = n_before + branching_place(prompt.tolist(), self._is_special)
+            self._checkpoints.places = [n_before + place for place in branching_places(prompt, self._is_special)]
         if not reset:
             return False
         n_shared = common_prefix(self._input_ids, prompt)
