@@ -19,8 +19,8 @@
 static constexpr int64_t ROWS_PER_BLOCK = 16;
 
 // Nodes and channels whose convolution windows are gathered at once.
-static constexpr int64_t NODES_PER_BLOCK    = 32;
-static constexpr int64_t CHANNELS_PER_BLOCK = 64;
+static constexpr int64_t NODES_PER_BLOCK    = 64;
+static constexpr int64_t CHANNELS_PER_BLOCK = 32;
 
 // Hands out parts of a thread's slice of params->wdata. Without memory it only counts.
 class scratch {
