@@ -55,6 +55,7 @@ struct llama_dflash {
 private:
     bool         draft_tree_for(const round_request & request);
     int32_t      most_nodes(const round_request & request) const;
+    bool         is_plain(const round_request & request) const;
     round_status verify(const round_request & request);
     bool         accept(const round_request & request);
     llama_token  sample_at(const round_request & request, int32_t node) const;
@@ -63,4 +64,5 @@ private:
     void         record(bool drafted);
 
     phase_clock clock;
+    bool        pending = false; // the round's nodes wait in the target's memory to be committed or discarded
 };

@@ -107,11 +107,18 @@ static int32_t decode_nodes(llama_context * target, bool as_tree, draft_tree & t
     return ret;
 }
 
+// A root without a draft is on every path: where nothing can end the round before it is accepted, it need not be pending
+// (a hybrid's commit takes a few percent of the time of a single token).
+bool llama_dflash::is_plain(const round_request & request) const {
+    return tree.n_nodes() == 1 && request.greedy && !request.on_token;
+}
+
 round_status llama_dflash::verify(const round_request & request) {
-    int32_t ret = decode_nodes(target, trees, tree, request.n_past);
+    pending = trees && !is_plain(request);
+    int32_t ret = decode_nodes(target, pending, tree, request.n_past);
     if (ret == 1 && tree.n_nodes() > 1) {
         tree.truncate(0); // no room for the tree: the root alone may still fit
-        ret = decode_nodes(target, trees, tree, request.n_past);
+        ret = decode_nodes(target, pending, tree, request.n_past);
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_VERIFY);
     if (ret == 1) {
@@ -187,8 +194,11 @@ bool llama_dflash::accept(const round_request & request) {
 
 void llama_dflash::commit(const round_request & request) {
     draft.observe(request.n_past, path.data(), (int32_t) path.size(), 0);
-    if (trees) {
-        llama_tree_commit(target, path.data(), (int32_t) path.size());
+    if (pending) {
+        if (llama_tree_commit(target, path.data(), (int32_t) path.size()) != 0) {
+            throw std::runtime_error(llama_tree_last_error());
+        }
+        pending = false;
     } else {
         llama_memory_seq_rm(llama_get_memory(target), 0, request.n_past + (llama_pos) path.size(), -1);
     }
@@ -196,8 +206,9 @@ void llama_dflash::commit(const round_request & request) {
 }
 
 void llama_dflash::abandon(const round_request & request) {
-    if (trees) {
+    if (pending) {
         llama_tree_discard(target);
+        pending = false;
     } else {
         llama_memory_seq_rm(llama_get_memory(target), 0, request.n_past, -1);
     }
