@@ -48,8 +48,8 @@ template <typename T> static T thread_scratch(const ggml_compute_params * params
     return T(slice, dst);
 }
 
-// Calls process(first, last) for ranges that cover [0, n) between all threads, as upstream's op does: four ranges a
-// thread, taken by whoever is free.
+// Calls process(first, last) for ranges that cover [0, n) between all threads, as upstream's delta net does: four ranges
+// a thread, taken by whoever is free.
 template <typename F> static void split_over_threads(const ggml_compute_params * params, int64_t n, F process) {
     const int64_t nth        = params->nth;
     const int64_t chunk_size = (n + 4*nth - 1) / (4*nth);
@@ -537,23 +537,26 @@ void ggml_compute_forward_ssm_conv_tree(const ggml_compute_params * params, ggml
     const int64_t       n_blocks = (d_inner + CHANNELS_PER_BLOCK - 1) / CHANNELS_PER_BLOCK; // of channels
     const auto          work     = thread_scratch<ssm_conv_tree_scratch>(params, dst);
 
+    // as upstream: equal parts, all known beforehand, which costs no barrier
+    const int64_t n_of_thread = (n_blocks*n_seqs + params->nth - 1)/params->nth;
+    const int64_t first   = n_of_thread*params->ith;
+    const int64_t last    = std::min(first + n_of_thread, n_blocks*n_seqs);
+
     int64_t planned_seq = -1;
-    split_over_threads(params, n_blocks * n_seqs, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; i++) {
-            conv_block block;
-            block.seq           = i / n_blocks;
-            block.first_channel = i % n_blocks * CHANNELS_PER_BLOCK;
-            block.n_channels    = std::min(CHANNELS_PER_BLOCK, d_inner - block.first_channel);
-            if (block.seq != planned_seq) {
-                planned_seq = block.seq;
-                plan_columns(work.columns, (const int32_t *) parents->data + block.seq*n_tokens, n_tokens, d_conv);
-            }
-            for (block.first_node = 0; block.first_node < n_tokens; block.first_node += NODES_PER_BLOCK) {
-                block.n_nodes = std::min(NODES_PER_BLOCK, n_tokens - block.first_node);
-                convolve(params, work, dst, block);
-            }
+    for (int64_t i = first; i < last; i++) {
+        conv_block block;
+        block.seq           = i / n_blocks;
+        block.first_channel = i % n_blocks * CHANNELS_PER_BLOCK;
+        block.n_channels    = std::min(CHANNELS_PER_BLOCK, d_inner - block.first_channel);
+        if (block.seq != planned_seq) {
+            planned_seq = block.seq;
+            plan_columns(work.columns, (const int32_t *) parents->data + block.seq*n_tokens, n_tokens, d_conv);
         }
-    });
+        for (block.first_node = 0; block.first_node < n_tokens; block.first_node += NODES_PER_BLOCK) {
+            block.n_nodes = std::min(NODES_PER_BLOCK, n_tokens - block.first_node);
+            convolve(params, work, dst, block);
+        }
+    }
 }
 
 // ---------------------------------------------------------------- work size
