@@ -94,6 +94,7 @@ class Checkpoints:
         self._line: List[Checkpoint] = []  # on the text in memory, in its order
         self._others: List[Checkpoint] = []  # on other texts, those that were left first in front
         self._draft: Optional[Checkpoint] = None  # before tokens that a stock draft model proposed
+        self._spare: Optional[npt.NDArray[np.uint8]] = None  # of a dropped one: memory that need not be got anew
         self._n_known = 0  # so many tokens at the text's beginning were evaluated as tokens, not as images
 
     # ---------------------------------------------------------------- what there is
@@ -153,39 +154,40 @@ class Checkpoints:
         if after_prompt and len(text) == self._n_known and self.n_bytes + self._size() <= self.max_bytes:
             self._draft = self._copy(text, at_turn=False)
 
-    def insert(self, checkpoint: Checkpoint) -> None:
-        """Takes a checkpoint on the text in memory that was made elsewhere."""
-        if checkpoint.n_tokens not in self.by_place() and self._make_room(checkpoint):
-            self._line.append(checkpoint)
+    def insert(self, text: Tokens, states: npt.NDArray[np.uint8]) -> None:
+        """Takes a copy of `states`, those of the latest turn, which is after `text`, in memory now with others after it."""
+        if len(text) not in self.by_place() and self._make_room(text.nbytes + states.nbytes, len(text), at_turn=True):
+            self._line.append(Checkpoint(text.copy(), states.copy(), at_turn=True))
             self._line.sort(key=lambda c: c.n_tokens)
 
     def _add(self, text: Tokens, at_turn: bool) -> None:
-        if self._size() > self.max_bytes:
-            return
-        checkpoint = self._copy(text, at_turn)
-        if checkpoint is not None and self._make_room(checkpoint):
-            self._line.append(checkpoint)
+        if self._make_room(text.nbytes + self._size(), len(text), at_turn):
+            checkpoint = self._copy(text, at_turn)
+            if checkpoint is not None:
+                self._line.append(checkpoint)
 
-    def _make_room(self, new: Checkpoint) -> bool:
-        while self.n_bytes + new.n_bytes > self.max_bytes:
-            if new.n_bytes > self.max_bytes:
-                return False
+    def _make_room(self, n_bytes: int, n_tokens: int, at_turn: bool) -> bool:
+        """For a checkpoint of n_bytes after n_tokens tokens."""
+        if n_bytes > self.max_bytes:
+            return False
+        while self.n_bytes + n_bytes > self.max_bytes:
             if self._draft is not None:
                 self._draft = None
             elif self._others:
-                self._others.pop(0)
+                self._spare = self._others.pop(0).states
             else:
-                victim = self._least_useful(new)
+                victim = self._least_useful(n_tokens, at_turn)
                 if victim is None:
                     return False
                 self._line.remove(victim)
+                self._spare = victim.states
         return True
 
-    def _least_useful(self, new: Checkpoint) -> Optional[Checkpoint]:
+    def _least_useful(self, n_tokens: int, at_turn: bool) -> Optional[Checkpoint]:
         """Of the text in memory: the one that leaves the smallest gap for its distance from the end. Thus checkpoints
-        are close together near the end and far apart in front, and the latest turn's always stays."""
-        latest = None if new.at_turn else self.latest_turn()
-        end = max(new.n_tokens, self._last) + 1
+        are close together near the end and far apart in front. The latest turn's stays, unless a new turn's is made."""
+        latest = None if at_turn else self.latest_turn()
+        end = max(n_tokens, self._last) + 1
         places = [0, *(c.n_tokens for c in self._line), end]
 
         def usefulness(i: int) -> float:
@@ -240,7 +242,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """The memory is empty now, and what it was is of no interest."""
-        self._line, self._others, self._draft, self._n_known, self.places = [], [], None, 0, []
+        self._line, self._others, self._draft, self._spare, self._n_known, self.places = [], [], None, None, 0, []
 
     # ---------------------------------------------------------------- llama.cpp
 
@@ -248,7 +250,9 @@ class Checkpoints:
         return llama_cpp.llama_state_seq_get_size_ext(self._ctx.ctx, 0, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
 
     def _copy(self, text: Tokens, at_turn: bool) -> Optional[Checkpoint]:
-        states = np.empty(self._size(), dtype=np.uint8)
+        states, self._spare = self._spare, None
+        if states is None or states.nbytes != self._size():
+            states = np.empty(self._size(), dtype=np.uint8)
         n = llama_cpp.llama_state_seq_get_data_ext(
             self._ctx.ctx, _pointer(states), states.nbytes, 0, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         )

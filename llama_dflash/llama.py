@@ -24,7 +24,7 @@ from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp.llama_speculative import LlamaDraftModel
 
 from ._engine import ABANDON, DONE, NO_ROOM, Engine
-from .checkpoints import Checkpoint, Checkpoints, branching_places, common_prefix
+from .checkpoints import Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
 from .stats import DraftTree, SpeculativeStats
 
@@ -529,7 +529,7 @@ class Llama(llama_cpp.Llama):
             state.draft_state = self._engine.get_state()
         latest = None if self._checkpoints is None else self._checkpoints.latest_turn()
         if latest is not None:
-            state.checkpoint = latest.n_tokens, latest.states
+            state.checkpoint = latest.n_tokens, latest.states.copy()
         return state
 
     def load_state(self, state: LlamaState) -> None:
@@ -556,7 +556,7 @@ class Llama(llama_cpp.Llama):
             self._checkpoints.follow(self._input_ids)
             n_tokens, states = getattr(state, "checkpoint", (0, None))
             if 0 < n_tokens <= self.n_tokens:
-                self._checkpoints.insert(Checkpoint(self.input_ids[:n_tokens].copy(), states, at_turn=True))
+                self._checkpoints.insert(self.input_ids[:n_tokens], states)
         if self._engine is not None:
             try:
                 self._engine.set_state(getattr(state, "draft_state", b""))

@@ -16,9 +16,11 @@ from same_text import assert_same_text
 import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 from llama_dflash import Llama
-from llama_dflash.checkpoints import NEAR, RAW_TOKENS, STEP, Checkpoints, branching_places
+from llama_dflash.checkpoints import NEAR, RAW_TOKENS, STEP, Checkpoint, Checkpoints, branching_places
 
-TOLERANCE = 1e-4  # of logits of the order of 10 that were computed in batches of other sizes: F32 weights, no flash attention
+# Logits of the order of 10 that were computed in batches of other sizes (F32 weights, no flash attention) differ by up to
+# 2e-4. One wrong token among the last 200 changes them by 0.17 at least (80 texts of each architecture).
+TOLERANCE = 2e-3
 TURN, END = models.BOS, models.PAD  # special tokens, as in "<|im_start|>assistant\n" and "<|im_end|>"
 
 
@@ -118,7 +120,8 @@ def assert_same_text_as_fresh(fresh, prompt, tokens):
 
 @pytest.mark.parametrize("arch", ["qwen35", "qwen35moe", "qwen3next", "mamba"])
 def test_the_second_turn_of_a_long_chat_evaluates_what_is_new(objects, arch):
-    llm, fresh = objects(arch, n_ctx=4800), objects(arch, n_ctx=4800, checkpoint_bytes=0)
+    size = dict(n_ctx=4800, n_batch=512, n_ubatch=512)
+    llm, fresh = objects(arch, **size), objects(arch, **size, checkpoint_bytes=0)
     first = [*random_text(3990), TURN, 100, 101, 10]
     answer, _, n = take(llm, first, 250)
     assert n == len(first)
@@ -133,6 +136,25 @@ def test_the_second_turn_of_a_long_chat_evaluates_what_is_new(objects, arch):
         n = assert_fresh(llm, fresh, second)
         assert n < len(second) - shared + 200, "besides its new text it evaluates fewer than 200 tokens"
         assert n < 500
+
+
+def test_a_restored_memory_is_the_fresh_one_bit_for_bit(llm, fresh):
+    """If a fresh object evaluates the same text in the same batches."""
+    first = [*random_text(500), TURN, 65]
+    take(llm, first, 20)
+    batches = list(itertools.takewhile(lambda n: n != 2, llm.evaluated))  # the last two tokens come after the checkpoint
+    assert sum(batches) == 500 in llm.checkpoints
+    llm.evaluated.clear()
+    second = [*first[:-1], *random_text(90, 1), TURN, 66]
+    generator = llm.generate(second, temp=0.0)
+    next(generator)
+    assert sum(llm.evaluated) == 93
+    start = 0
+    for n in [*batches, *llm.evaluated]:
+        fresh.eval(second[start : start + n])
+        start += n
+    assert start == len(second) and np.array_equal(last_logits(llm), last_logits(fresh))
+    generator.close()
 
 
 def test_many_turns_each_cost_their_own_length(llm, fresh):
@@ -310,22 +332,15 @@ def test_the_budget_is_kept_and_the_latest_turn_with_it(objects, arch, n):
 
 
 def test_with_little_room_checkpoints_are_close_together_near_the_end():
-    kept = Checkpoints.__new__(Checkpoints)
-    kept.__init__(None, 10 * (1000 + 4 * 20000), whole=False)
+    kept = Checkpoints(None, 10 * (1000 + 4 * 20000), whole=False)
     kept._size = lambda: 1000
-    kept._copy = lambda text, at_turn: models_checkpoint(text, at_turn)
+    kept._copy = lambda text, at_turn: Checkpoint(text.copy(), np.empty(1000, dtype=np.uint8), at_turn)
     text = np.arange(20000, dtype=np.intc)
     for end in range(STEP, len(text), STEP):
         kept.evaluated(text[:end], end - STEP)
     places = list(kept.by_place())
     gaps = np.diff([0, *places])
     assert len(places) >= 10 and places[-1] == end and gaps[0] > 8 * gaps[-1] and (gaps[1:] <= 2 * gaps[:-1]).all()
-
-
-def models_checkpoint(text, at_turn):
-    from llama_dflash.checkpoints import Checkpoint
-
-    return Checkpoint(text.copy(), np.empty(1000, dtype=np.uint8), at_turn)
 
 
 @pytest.mark.parametrize("budget", [0, 1, 1000])
@@ -417,6 +432,7 @@ def test_a_damaged_checkpoint_costs_time_only(llm, fresh):
     take(llm, prompt, 10)
     state = llm.save_state()
     place, states = state.checkpoint
+    assert place == 500
     for junk in (states[:-7], states[:40], np.zeros(100, dtype=np.uint8), np.zeros_like(states)):
         state.checkpoint = place, junk
         llm.reset()
