@@ -142,11 +142,15 @@ void llama_tree_kept::build_state(int il, int32_t src, int32_t dst) {
     const auto row = [&](int32_t i) {
         return ggml_view_4d(ctx.get(), states, S, S, H, 1, S*states->nb[0], S*S*states->nb[0], states->nb[1], i*states->nb[1]);
     };
-    // a cell that several sequences share is copied on its first write
-    ggml_tensor * state = src == dst ? row(dst) : ggml_cpy(ctx.get(), row(src), row(dst));
-
-    ggml_build_forward_expand(gf,
-            ggml_gated_delta_net_tree_persist_inplace(ctx.get(), l.k, l.v, l.g, l.beta, state, inp_path));
+    // In place only in host memory: a device may lack the op, and what the CPU computes for it has to be copied back.
+    // A cell that several sequences share is not written at all, only the new one.
+    if (src == dst && ggml_backend_buffer_is_host(states->buffer)) {
+        ggml_build_forward_expand(gf,
+                ggml_gated_delta_net_tree_persist_inplace(ctx.get(), l.k, l.v, l.g, l.beta, row(dst), inp_path));
+    } else {
+        ggml_tensor * next = ggml_gated_delta_net_tree_persist(ctx.get(), l.k, l.v, l.g, l.beta, row(src), inp_path);
+        ggml_build_forward_expand(gf, ggml_cpy(ctx.get(), next, row(dst)));
+    }
 }
 
 void llama_tree_kept::build_conv_state(int il, int32_t dst) {
@@ -224,7 +228,7 @@ bool llama_tree_kept::commit(int32_t src, int32_t dst, const std::vector<int32_t
 
 size_t llama_memory_recurrent::tree_reserve(const llama_context & lctx, int32_t n_nodes) {
     if (!tree_kept || tree_kept->n_nodes() < n_nodes) {
-        tree_kept.reset(); // the old one goes first: there may be no room for both
+        tree_kept.reset();
         tree_kept = std::make_shared<llama_tree_kept>(*this, lctx, n_nodes);
     }
     return tree_kept->n_bytes();

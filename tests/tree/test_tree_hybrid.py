@@ -235,6 +235,22 @@ def test_an_aborted_forward_leaves_everything_as_before(contexts):
     same(tree.decode_each(MORE), plain.decode_each(MORE))
 
 
+def test_a_full_context_refuses_the_tree_and_keeps_the_memory(contexts):
+    tree, plain = contexts
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        tokens = rng.integers(0, 300, 60).tolist()
+        for c in contexts:
+            c.decode(tokens)
+    state, room = tree.save(), 512 - 480
+    assert tree.tree_decode([1] * (room + 1), [-1] + [0] * room) == 1
+    assert not tree.pending() and tree.save() == state
+    tree.tree_logits([1] * room, [-1] + [0] * (room - 1))
+    assert tree.commit([0, 5]) == 0
+    plain.decode_each([1, 1])
+    same(tree.decode_each(MORE), plain.decode_each(MORE))
+
+
 def test_models_without_tree_graphs_say_so(tmp_path):
     context = Context(write_recurrent(tmp_path / "mamba.gguf"), Config("mamba"))
     try:
