@@ -149,7 +149,8 @@ class Checkpoints:
 
     def before_draft(self, text: Tokens) -> None:
         """`text` is in memory; what is evaluated next may have to be taken back. One such checkpoint is kept."""
-        self._draft = None
+        if self._draft is not None:
+            self._draft, self._spare = None, self._draft.states
         after_prompt = bool(self.places) and len(text) > self.places[-1]
         if after_prompt and len(text) == self._n_known and self.n_bytes + self._size() <= self.max_bytes:
             self._draft = self._copy(text, at_turn=False)
@@ -159,6 +160,7 @@ class Checkpoints:
         if len(text) not in self.by_place() and self._make_room(text.nbytes + states.nbytes, len(text), at_turn=True):
             self._line.append(Checkpoint(text.copy(), states.copy(), at_turn=True))
             self._line.sort(key=lambda c: c.n_tokens)
+        self._spare = None
 
     def _add(self, text: Tokens, at_turn: bool) -> None:
         if self._make_room(text.nbytes + self._size(), len(text), at_turn):
