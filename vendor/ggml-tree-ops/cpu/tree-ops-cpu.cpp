@@ -14,9 +14,13 @@
 
 // ---------------------------------------------------------------- scratch and threads
 
-// Rows of a state that are taken through all nodes at once: few enough that the states of a branch stay in L1, and many
-// enough that q and k, read again for every block, cost little.
-static constexpr int64_t ROWS_PER_BLOCK = 16;
+// Rows of a state that are taken through all nodes at once: few enough (4 KB) that the states of a branch stay in L1, and
+// many enough that q and k, read again for every block, cost little.
+static constexpr int64_t MAX_ROWS_PER_BLOCK = 64;
+
+static int64_t rows_per_block(int64_t head_size) {
+    return std::min(head_size, std::max<int64_t>(8, std::min(MAX_ROWS_PER_BLOCK, 1024/head_size)));
+}
 
 // Nodes and channels whose convolution windows are gathered at once.
 static constexpr int64_t NODES_PER_BLOCK    = 64;
@@ -207,40 +211,46 @@ struct delta_net_head {
     }
 };
 
-// One node's inputs to a row of the (transposed) state.
-struct row_inputs {
-    const float * decay; // [gate_size]
-    const float * k;
-    const float * q;     // null: no attention is wanted
-    float         v;
-    float         beta;
-};
+// A step is one node's recurrence on rows [first, first + n_rows) of the (transposed) state, from the parent's rows `from`
+// to its own, `to`, which may be the same memory. `attention` receives the node's output for these rows; null: not wanted.
+// A row depends on no other, so taking some of them through all nodes gives the bits of upstream's passes over all rows.
+using step_function = void (*)(const delta_net_head & at, int64_t node, const float * decay, int64_t first, int64_t n_rows, const float * from, float * to, float * attention);
 
-// The recurrence on one row, from the parent's `from` to the node's own, `to`, which may be the same memory; returns the
-// attention before its scaling. A row depends on no other, so taking them one by one gives the bits of upstream's passes
-// over the whole state.
-static float update_row(const row_inputs & in, int64_t head_size, bool channel_gates, const float * from, float * to) {
+// Upstream's passes, over a few rows.
+static void step_in_memory(const delta_net_head & at, int64_t node, const float * decay, int64_t first, int64_t n_rows, const float * from, float * to, float * attention) {
+    const int64_t head_size = at.head_size;
+    const float   beta      = *at.beta[node];
+    const float * k         = at.k[node];
+    const float * v         = at.v[node] + first;
+
     if (from != to) {
-        memcpy(to, from, head_size*sizeof(float));
+        memcpy(to, from, n_rows*head_size*sizeof(float));
     }
-    if (channel_gates) {
-        ggml_vec_mul_f32(head_size, to, to, in.decay);
+    if (at.gate_size > 1) {
+        for (int64_t j = 0; j < n_rows; j++) {
+            ggml_vec_mul_f32(head_size, to + j*head_size, to + j*head_size, decay);
+        }
     } else {
-        ggml_vec_scale_f32(head_size, to, in.decay[0]);
+        ggml_vec_scale_f32(n_rows*head_size, to, decay[0]);
     }
-    float seen = 0.0f;
-    ggml_vec_dot_f32(head_size, &seen, 0, to, 0, in.k, 0, 1);
-    ggml_vec_mad_f32(head_size, to, in.k, (in.v - seen) * in.beta);
-
-    float attention = 0.0f;
-    if (in.q) {
-        ggml_vec_dot_f32(head_size, &attention, 0, to, 0, in.q, 0, 1);
+    float delta[MAX_ROWS_PER_BLOCK];
+    for (int64_t j = 0; j < n_rows; j++) {
+        float seen = 0.0f;
+        ggml_vec_dot_f32(head_size, &seen, 0, to + j*head_size, 0, k, 0, 1);
+        delta[j] = (v[j] - seen) * beta;
     }
-    return attention;
+    for (int64_t j = 0; j < n_rows; j++) {
+        ggml_vec_mad_f32(head_size, to + j*head_size, k, delta[j]);
+    }
+    for (int64_t j = 0; attention && j < n_rows; j++) {
+        float sum = 0.0f;
+        ggml_vec_dot_f32(head_size, &sum, 0, to + j*head_size, 0, at.q[node], 0, 1);
+        attention[j] = sum * at.scale;
+    }
 }
 
-// The same with the row in registers, which halves loads and stores. It sums in the order of ggml_vec_dot_f32, that is,
-// of these macros where that function is written with them.
+// The same, each row in registers, in about half the time. It sums in the order of ggml_vec_dot_f32, that is, of these
+// macros where that function is written with them.
 #if defined(__AVX__) || defined(__SSE3__) || (defined(__ARM_NEON) && defined(GGML_SIMD) && !defined(__ARM_FEATURE_SVE))
 #define ROW_IN_REGISTERS
 
@@ -262,62 +272,47 @@ template <int HEAD_SIZE> static ALWAYS_INLINE float dot_with_row(const GGML_F32_
     return total;
 }
 
-template <int HEAD_SIZE> static ALWAYS_INLINE float update_row_in_registers(const row_inputs & in, bool channel_gates, const float * from, float * to) {
-    static_assert(HEAD_SIZE % GGML_F32_STEP == 0, "ggml_vec_dot_f32 would have a remainder");
-    constexpr int n = HEAD_SIZE/GGML_F32_EPR;
-    GGML_F32_VEC row[n];
-    for (int i = 0; i < n; i++) {
-        const GGML_F32_VEC decay = channel_gates ? GGML_F32_VEC_LOAD(in.decay + i*GGML_F32_EPR) : GGML_F32_VEC_SET1(in.decay[0]);
-        row[i] = GGML_F32_VEC_MUL(GGML_F32_VEC_LOAD(from + i*GGML_F32_EPR), decay);
-    }
-    const float        seen  = dot_with_row<HEAD_SIZE>(row, in.k);
-    const GGML_F32_VEC delta = GGML_F32_VEC_SET1((in.v - seen) * in.beta);
-    for (int i = 0; i < n; i++) {
-        row[i] = GGML_F32_VEC_FMA(row[i], GGML_F32_VEC_LOAD(in.k + i*GGML_F32_EPR), delta);
-    }
-    for (int i = 0; i < n; i++) {
-        GGML_F32_VEC_STORE(to + i*GGML_F32_EPR, row[i]);
-    }
-    return in.q ? dot_with_row<HEAD_SIZE>(row, in.q) : 0.0f;
-}
-#endif
-
-// One node's recurrence on rows [first, first + n_rows) of the state, from the parent's rows `from` to its own, `to`.
-// `attention` receives the node's output for these rows; null: not wanted. HEAD_SIZE 0: any.
 template <int HEAD_SIZE>
-static void step(const delta_net_head & at, int64_t node, const float * decay, int64_t first, int64_t n_rows, const float * from, float * to, float * attention) {
-    const int64_t head_size     = at.head_size;
-    const bool    channel_gates = at.gate_size > 1;
-    const float * v             = at.v[node] + first;
+static void step_in_registers(const delta_net_head & at, int64_t node, const float * decay, int64_t first, int64_t n_rows, const float * from, float * to, float * attention) {
+    static_assert(HEAD_SIZE % GGML_F32_STEP == 0, "ggml_vec_dot_f32 would have a remainder");
+    constexpr int n            = HEAD_SIZE/GGML_F32_EPR;
+    const bool    channel_gate = at.gate_size > 1;
+    const float   beta         = *at.beta[node];
+    const float * k            = at.k[node];
+    const float * q            = at.q[node];
+    const float * v            = at.v[node] + first;
 
-    row_inputs in = { decay, at.k[node], attention ? at.q[node] : nullptr, 0.0f, *at.beta[node] };
-    for (int64_t j = 0; j < n_rows; j++) {
-        in.v = v[j];
-        float sum;
-#ifdef ROW_IN_REGISTERS
-        if constexpr (HEAD_SIZE > 0) {
-            sum = update_row_in_registers<HEAD_SIZE>(in, channel_gates, from + j*HEAD_SIZE, to + j*HEAD_SIZE);
-        } else
-#endif
-        sum = update_row(in, head_size, channel_gates, from + j*head_size, to + j*head_size);
+    for (int64_t j = 0; j < n_rows; j++, from += HEAD_SIZE, to += HEAD_SIZE) {
+        GGML_F32_VEC row[n];
+        for (int i = 0; i < n; i++) {
+            const GGML_F32_VEC factor = channel_gate ? GGML_F32_VEC_LOAD(decay + i*GGML_F32_EPR) : GGML_F32_VEC_SET1(decay[0]);
+            row[i] = GGML_F32_VEC_MUL(GGML_F32_VEC_LOAD(from + i*GGML_F32_EPR), factor);
+        }
+        const float        seen  = dot_with_row<HEAD_SIZE>(row, k);
+        const GGML_F32_VEC delta = GGML_F32_VEC_SET1((v[j] - seen) * beta);
+        for (int i = 0; i < n; i++) {
+            row[i] = GGML_F32_VEC_FMA(row[i], GGML_F32_VEC_LOAD(k + i*GGML_F32_EPR), delta);
+        }
+        for (int i = 0; i < n; i++) {
+            GGML_F32_VEC_STORE(to + i*GGML_F32_EPR, row[i]);
+        }
         if (attention) {
-            attention[j] = sum * at.scale;
+            attention[j] = dot_with_row<HEAD_SIZE>(row, q) * at.scale;
         }
     }
 }
-
-using step_function = decltype(&step<0>);
+#endif
 
 static step_function step_for(int64_t head_size) {
 #ifdef ROW_IN_REGISTERS
-    if (head_size == 128) {
-        return step<128>;
-    }
-    if (head_size == 64) {
-        return step<64>;
+    switch (head_size) {
+        case 64:  return step_in_registers<64>;
+        case 128: return step_in_registers<128>;
+        default:  break;
     }
 #endif
-    return step<0>;
+    GGML_UNUSED(head_size);
+    return step_in_memory;
 }
 
 // ---------------------------------------------------------------- ggml_gated_delta_net_tree
@@ -325,25 +320,26 @@ static step_function step_for(int64_t head_size) {
 struct delta_net_tree_scratch {
     traversal order;
     float *   decay;  // [gate_size, n_tokens]
-    float *   states; // [head_size, ROWS_PER_BLOCK, n_buffers]
+    float *   states; // [head_size, rows_per_block, n_buffers]
 
     delta_net_tree_scratch(scratch & memory, const ggml_tensor * dst)
         : order(memory, delta_net(dst).n_tokens()),
           decay(memory.take<float>(delta_net(dst).gate_size() * delta_net(dst).n_tokens())),
-          states(memory.take<float>(delta_net(dst).head_size() * ROWS_PER_BLOCK * traversal::n_buffers(delta_net(dst).n_tokens()))) {}
+          states(memory.take<float>(delta_net(dst).head_size() * rows_per_block(delta_net(dst).head_size()) * traversal::n_buffers(delta_net(dst).n_tokens()))) {}
 };
 
 static void delta_net_tree_head(const delta_net & net, const delta_net_head & at, const delta_net_tree_scratch & work, float * out) {
     const int64_t n_tokens  = net.n_tokens();
     const int64_t head_size = at.head_size;
+    const int64_t max_rows  = rows_per_block(head_size);
     const auto    step      = step_for(head_size);
 
     for (int64_t node = 0; node < n_tokens; node++) {
         at.compute_decay(work.decay + node*at.gate_size, node);
     }
-    for (int64_t first = 0; first < head_size; first += ROWS_PER_BLOCK) {
-        const int64_t n_rows = std::min(ROWS_PER_BLOCK, head_size - first);
-        const auto    buffer = [&](int32_t i) { return work.states + i*ROWS_PER_BLOCK*head_size; };
+    for (int64_t first = 0; first < head_size; first += max_rows) {
+        const int64_t n_rows = std::min(max_rows, head_size - first);
+        const auto    buffer = [&](int32_t i) { return work.states + i*max_rows*head_size; };
         for (int64_t i = 0; i < n_tokens; i++) {
             const visit & now       = work.order.visits[i];
             const float * from      = now.from < 0 ? at.initial_state + first*head_size : buffer(now.from);
@@ -383,6 +379,7 @@ struct persist_scratch {
 // The state before and the state after may be the same memory: a block of rows is read before it is written.
 static void persist_head(const delta_net_head & at, const int32_t * path, int64_t n_path, int64_t n_tokens, float * decay, float * out) {
     const int64_t head_size = at.head_size;
+    const int64_t max_rows  = rows_per_block(head_size);
     const auto    step      = step_for(head_size);
     const auto    is_node   = [&](int32_t i) { return i >= 0 && i < n_tokens; };
 
@@ -391,8 +388,8 @@ static void persist_head(const delta_net_head & at, const int32_t * path, int64_
             at.compute_decay(decay + i*at.gate_size, path[i]);
         }
     }
-    for (int64_t first = 0; first < head_size; first += ROWS_PER_BLOCK) {
-        const int64_t n_rows = std::min(ROWS_PER_BLOCK, head_size - first);
+    for (int64_t first = 0; first < head_size; first += max_rows) {
+        const int64_t n_rows = std::min(max_rows, head_size - first);
         const float * from   = at.initial_state + first*head_size;
         float *       to     = out + first*head_size;
         for (int64_t i = 0; i < n_path; i++) {

@@ -834,7 +834,7 @@ static std::vector<double> microseconds(std::vector<graph *> graphs, double seco
 static void print_times(double seconds) {
     printf("| head size | heads | gate | nodes | chain op, µs | chain through the tree op | random tree | star | persist of 6 nodes, µs |\n");
     printf("| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    for (int S : { 64, 128 }) {
+    for (int S : { 32, 64, 128 }) {
         for (int H : { 6, 16, 48 }) {
             for (int n : { 8, 16, 32, 64 }) {
                 for (int kda = 0; kda <= (H == 16); kda++) {
