@@ -89,13 +89,13 @@ class Checkpoints:
         """
         self.max_bytes = max_bytes
         self.places: List[int] = []  # branching_places() of the prompt, and perhaps more tokens before it
+        self.n_known = 0  # so many tokens at the text's beginning were evaluated as tokens, not as images
         self._ctx = ctx
         self._whole = whole
         self._line: List[Checkpoint] = []  # on the text in memory, in its order
         self._others: List[Checkpoint] = []  # on other texts, those that were left first in front
         self._draft: Optional[Checkpoint] = None  # before tokens that a stock draft model proposed
         self._spare: Optional[npt.NDArray[np.uint8]] = None  # of a dropped one: memory that need not be got anew
-        self._n_known = 0  # so many tokens at the text's beginning were evaluated as tokens, not as images
 
     # ---------------------------------------------------------------- what there is
 
@@ -123,6 +123,8 @@ class Checkpoints:
 
     def until_place(self, n_past: int) -> int:
         """How many tokens after n_past the next checkpoint at a branching place is to be made; 0 if none is."""
+        if self.max_bytes == 0:
+            return 0
         return next((p - n_past for p in self.places if p > n_past and p - self._last >= NEAR), 0)
 
     def evaluated(self, text: Tokens, n_past: int, n_new: int = 1) -> None:
@@ -132,7 +134,7 @@ class Checkpoints:
             n_new: How many tokens are evaluated for the same request. A long prompt gets fewer checkpoints than fit.
         """
         self.grown(n_past, len(text))
-        if len(text) != self._n_known:
+        if len(text) != self.n_known or self.max_bytes == 0:
             return
         since_last = len(text) - self._last
         if since_last >= NEAR and len(text) in self.places:
@@ -144,15 +146,15 @@ class Checkpoints:
 
     def grown(self, n_past: int, n_tokens: int) -> None:
         """The memory holds n_tokens tokens now, of which it held n_past before."""
-        if n_past <= self._n_known:  # else others' tokens lie in between, an image perhaps, which no token id tells
-            self._n_known = n_tokens
+        if n_past <= self.n_known:  # else others' tokens lie in between, an image perhaps, which no token id tells
+            self.n_known = n_tokens
 
     def before_draft(self, text: Tokens) -> None:
         """`text` is in memory; what is evaluated next may have to be taken back. One such checkpoint is kept."""
         if self._draft is not None:
             self._draft, self._spare = None, self._draft.states
         after_prompt = bool(self.places) and len(text) > self.places[-1]
-        if after_prompt and len(text) == self._n_known and self.n_bytes + self._size() <= self.max_bytes:
+        if after_prompt and len(text) == self.n_known and self.n_bytes + self._size() <= self.max_bytes:
             self._draft = self._copy(text, at_turn=False)
 
     def insert(self, text: Tokens, states: npt.NDArray[np.uint8]) -> None:
@@ -224,12 +226,12 @@ class Checkpoints:
             self._line = sorted((c for c in usable if c is not self._draft), key=lambda c: c.n_tokens)
             self._others = [c for c in others if c is not self._draft]
         self.truncate(best.n_tokens)
-        self._n_known = best.n_tokens
+        self.n_known = best.n_tokens
         return best.n_tokens
 
     def truncate(self, n_past: int) -> None:
         """The memory will hold other tokens after the first n_past ones."""
-        self._n_known = min(self._n_known, n_past)
+        self.n_known = min(self.n_known, n_past)
         if self._draft is not None and self._draft.n_tokens > n_past:
             self._draft = None
         while self._last > n_past:
@@ -240,11 +242,11 @@ class Checkpoints:
     def follow(self, text: Tokens) -> None:
         """The memory holds `text` now, which came from elsewhere."""
         self.truncate(next((c.n_tokens for c in reversed(self._line) if c.begins(text)), 0))
-        self._n_known = len(text)
+        self.n_known = len(text)
 
     def clear(self) -> None:
         """The memory is empty now, and what it was is of no interest."""
-        self._line, self._others, self._draft, self._spare, self._n_known, self.places = [], [], None, None, 0, []
+        self._line, self._others, self._draft, self._spare, self.n_known, self.places = [], [], None, None, 0, []
 
     # ---------------------------------------------------------------- llama.cpp
 

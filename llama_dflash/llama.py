@@ -65,8 +65,7 @@ class Llama(llama_cpp.Llama):
     """
 
     _engine: Optional[Engine] = None
-    _checkpoints: Optional[Checkpoints] = None
-    _cant_cut: bool = False  # the target's memory can't be cut back: it is recurrent, at least in part
+    _checkpoints: Optional[Checkpoints] = None  # of a target whose memory can't be cut back: recurrent, at least in part
     _step: Optional[_Step] = None  # the tokens that a generation is handing out; None once anything else happened
     _max_tokens: Optional[int] = None  # what the next generation's caller will take
     _processor_error: Optional[BaseException] = None
@@ -142,8 +141,7 @@ class Llama(llama_cpp.Llama):
             )
 
     def _keep_checkpoints(self) -> None:
-        self._cant_cut = (self._is_recurrent or self._is_hybrid) and self._ctx.memory is not None
-        if self._cant_cut and self._checkpoint_bytes > 0:
+        if (self._is_recurrent or self._is_hybrid) and self._ctx.memory is not None:
             self._checkpoints = Checkpoints(self._ctx, self._checkpoint_bytes, whole=self._is_recurrent)
             self._stack.callback(self._checkpoints.clear)
 
@@ -181,7 +179,7 @@ class Llama(llama_cpp.Llama):
         Raises:
             RuntimeError: If the context is full.
         """
-        if self._engine is None and not self._cant_cut:
+        if self._engine is None and self._checkpoints is None:
             return super().eval(tokens)
         self._step = None
         self._cut_back(self.n_tokens)
@@ -216,16 +214,20 @@ class Llama(llama_cpp.Llama):
 
     def _go_back(self, text: npt.NDArray[np.intc]) -> None:
         """For a memory that can't be cut back: makes it hold `text`, with which it begins, and nothing after that."""
+        if len(text) > self._checkpoints.n_known:
+            raise RuntimeError(
+                f"the memory of this recurrent or hybrid model can't be cut back to {len(text)} tokens, as some of them were "
+                "not evaluated by eval(), an image's perhaps: reset() and evaluate the text again"
+            )
         self._restore(text, len(text))
         self.eval(text[self.n_tokens :].tolist())
 
     def _restore(self, text: npt.NDArray[np.intc], n_past: int) -> None:
         """Puts the memory at the last checkpoint in `text`, n_past tokens of which are in memory; or empties it."""
-        n_restored = 0 if self._checkpoints is None else self._checkpoints.restore(text, n_past)
+        n_restored = self._checkpoints.restore(text, n_past)
         if n_restored == 0:
             self._ctx.kv_cache_clear()
-            if self._checkpoints is not None:
-                self._checkpoints.truncate(0)
+            self._checkpoints.truncate(0)
         self.input_ids[:n_restored] = text[:n_restored]
         self.n_tokens = n_restored
         self._requires_eval = True
@@ -335,7 +337,7 @@ class Llama(llama_cpp.Llama):
             logits_processor=logits_processor,
             grammar=grammar,
         )
-        if self._engine is None and not self._cant_cut:
+        if self._engine is None and self._checkpoints is None:
             return super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
         if self._engine is None:
             return self._generate_after_common_prefix(tokens, reset, stopping_criteria=stopping_criteria, **settings)
@@ -352,7 +354,7 @@ class Llama(llama_cpp.Llama):
     ) -> Generator[int, Optional[Sequence[int]], None]:
         """The stock generator, which by itself evaluates a recurrent model's prompt from its first token on, unless it
         goes on exactly where the memory ends."""
-        if self._cant_cut:
+        if self._checkpoints is not None:
             reset = self._find_common_prefix(np.asarray(tokens, dtype=np.intc), reset)
         return (yield from super().generate(tokens, reset=reset, **settings))
 
@@ -363,8 +365,7 @@ class Llama(llama_cpp.Llama):
             What the stock generator should be given as `reset`: False if there is nothing that it could reuse.
         """
         n_before = 0 if reset else self.n_tokens
-        if self._checkpoints is not None:
-            self._checkpoints.places = [n_before + place for place in branching_places(prompt, self._is_special)]
+        self._checkpoints.places = [n_before + place for place in branching_places(prompt, self._is_special)]
         if not reset:
             return False
         n_shared = common_prefix(self._input_ids, prompt)
@@ -522,7 +523,7 @@ class Llama(llama_cpp.Llama):
     def save_state(self) -> LlamaState:
         """The target's state and, as its attributes, the drafter's (`draft_state`, bytes) and, of a recurrent or hybrid
         target, the checkpoint of the latest turn (`checkpoint`, its place in tokens and its bytes)."""
-        if self._cant_cut:
+        if self._checkpoints is not None and self.n_tokens <= self._checkpoints.n_known:
             self._cut_back(self.n_tokens)  # whoever loads the state could not
         state = super().save_state()
         if self._engine is not None:
@@ -541,7 +542,7 @@ class Llama(llama_cpp.Llama):
                 flash_attn. All tokens are then forgotten.
         """
         self._step = None
-        if self._engine is None and not self._cant_cut:
+        if self._engine is None and self._checkpoints is None:
             return super().load_state(state)
         try:
             super().load_state(state)

@@ -288,6 +288,13 @@ def test_tokens_decoded_outside_of_eval_lie_behind_no_checkpoint(llm, fresh):
     llm.n_tokens += 5
     llm.eval(random_text(400, 3))
     assert llm.checkpoints and all(place <= 200 for place in llm.checkpoints)
+    llm.n_tokens = 300
+    with pytest.raises(RuntimeError, match="an image's perhaps"):
+        llm.eval([1])
+    assert llm.save_state().n_tokens == 300
+    llm.n_tokens = 150
+    llm.eval([1])
+    assert np.abs(last_logits(llm) - fresh_logits(fresh, [*random_text(200)[:150], 1])).max() < TOLERANCE
 
 
 def test_a_full_context_harms_nothing(objects, arch):
