@@ -205,7 +205,7 @@ class Llama(llama_cpp.Llama):
 
     def _cut_back(self, n_past: int) -> None:
         """Removes what target, drafter and checkpoints know beyond the first n_past tokens."""
-        if not self._ctx.kv_cache_seq_rm(-1, n_past, -1):
+        if not self._ctx.kv_cache_seq_rm(-1, n_past, -1) and self._checkpoints is not None:
             self._go_back(self._input_ids[:n_past].copy())
         if self._checkpoints is not None:
             self._checkpoints.truncate(n_past)
