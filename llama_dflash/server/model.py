@@ -1,0 +1,67 @@
+"""Loads the models of a server, each with its drafter."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Dict, List, Type
+
+import llama_cpp
+import llama_cpp.server.model as upstream
+
+from ._names import names_in
+from .served import ServedLlama
+from .settings import ModelSettings
+
+
+class LlamaProxy(upstream.LlamaProxy):
+    """llama_cpp.server's proxy, which keeps the model of the last request loaded.
+
+    Raises:
+        ValueError: If a model's drafter is missing, or the first model or its drafter does not load.
+    """
+
+    def __init__(self, models: List[ModelSettings]) -> None:
+        for settings in models:
+            settings.drafter()  # said now, not when somebody asks for the model
+        super().__init__(models)
+
+    @staticmethod
+    def load_llama_from_model_settings(settings: ModelSettings) -> llama_cpp.Llama:
+        """Upstream's loader, to which llama_cpp.Llama is a class that knows the drafter.
+
+        Raises:
+            ValueError: If the model or its drafter does not load.
+        """
+        own = _own_arguments(settings)
+        stock = settings if not own else settings.model_copy(update={"draft_model": None})
+        with names_in(upstream, llama_cpp=_llama_cpp_with(_llama_class(own))):
+            return upstream.LlamaProxy.load_llama_from_model_settings(stock)
+
+
+def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:
+    """Arguments of Llama beside those that upstream passes on; none without a DFlash drafter."""
+    drafter = settings.drafter()
+    if drafter is None:
+        return {}
+    own: Dict[str, Any] = {"draft_model": drafter}
+    # upstream's defaults do not suit a drafter: it drafts best with flash attention (docs/exactness.md), and
+    # logits_all keeps n_ctx x n_vocab logits for the few requests that want logprobs
+    if "flash_attn" not in settings.model_fields_set:
+        own["flash_attn"] = None
+    if "logits_all" not in settings.model_fields_set:
+        own["logits_all"] = False
+    return own
+
+
+def _llama_class(own: Dict[str, Any]) -> Type[ServedLlama]:
+    class Configured(ServedLlama):
+        logits_on_request = own.get("logits_all") is False
+
+        def __init__(self, model_path: str, **kwargs: Any) -> None:
+            super().__init__(model_path, **{**kwargs, **own})
+
+    return Configured
+
+
+def _llama_cpp_with(llama: Type[ServedLlama]) -> types.SimpleNamespace:
+    return types.SimpleNamespace(**{**vars(llama_cpp), "Llama": llama})

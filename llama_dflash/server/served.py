@@ -1,0 +1,122 @@
+"""`ServedLlama`: a Llama that says with every answer how long it took and how many drafted tokens were accepted."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Generator, Iterator, Optional, Sequence
+
+import numpy as np
+
+from ..llama import Llama
+
+
+@dataclass
+class Timings:
+    """What one request cost; the names are those of llama.cpp's server (server_slot_stats)."""
+
+    cache_n: int = 0  # tokens of the prompt that were in memory
+    prompt_n: int = 0  # tokens of the prompt that were evaluated
+    prompt_seconds: float = 0.0  # up to the first token
+    predicted_n: int = 0
+    n_steps: int = 0  # the tokens after the first, which is the prompt's
+    predicted_seconds: float = 0.0  # from the first token on, without what happens to tokens outside
+    draft_n: int = 0
+    draft_n_accepted: int = 0
+
+    def as_json(self) -> Dict[str, Any]:
+        """Milliseconds and rates. draft_n and draft_n_accepted are there if anything was drafted."""
+        fields: Dict[str, Any] = {"cache_n": self.cache_n}
+        for name, n, n_timed, seconds in (
+            ("prompt", self.prompt_n, self.prompt_n, self.prompt_seconds),
+            ("predicted", self.predicted_n, self.n_steps, self.predicted_seconds),
+        ):
+            fields[f"{name}_n"] = n
+            fields[f"{name}_ms"] = 1e3 * seconds
+            fields[f"{name}_per_token_ms"] = 1e3 * seconds / n_timed if n_timed else 0.0
+            fields[f"{name}_per_second"] = n_timed / seconds if seconds > 0 else 0.0
+        if self.draft_n > 0:
+            fields.update(draft_n=self.draft_n, draft_n_accepted=self.draft_n_accepted)
+        return fields
+
+
+class ServedLlama(Llama):
+    """A Llama whose answers to the server, and the last chunk of those that are streamed, have `timings`."""
+
+    logits_on_request = False  # keep all logits during requests for logprobs, at no other time
+
+    _timings = Timings()
+    _n_evaluated = 0
+
+    def __call__(self, **request: Any) -> Any:
+        return self._answer(super().__call__, request)
+
+    def create_chat_completion(self, **request: Any) -> Any:
+        return self._answer(super().create_chat_completion, request)
+
+    def _answer(self, create: Callable[..., Any], request: Dict[str, Any]) -> Any:
+        if request.get("stream"):
+            return self._stream(create, request)
+        with self._request(request):
+            return {**create(**request), "timings": self._timings.as_json()}
+
+    def _stream(self, create: Callable[..., Any], request: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+        with self._request(request):
+            for chunk in create(**request):
+                if chunk["choices"][0]["finish_reason"] is not None:
+                    chunk = {**chunk, "timings": self._timings.as_json()}
+                yield chunk
+
+    @contextlib.contextmanager
+    def _request(self, request: Dict[str, Any]) -> Iterator[None]:
+        self._timings = Timings()
+        wants_logprobs = request.get("logprobs") is not None and request["logprobs"] is not False
+        with self._all_logits() if wants_logprobs and self.logits_on_request else contextlib.nullcontext():
+            yield
+
+    @contextlib.contextmanager
+    def _all_logits(self) -> Iterator[None]:
+        """As after logits_all=True: logprobs are made of [n_ctx, n_vocab] logits, which need not be there all the time.
+
+        What is in memory and in the cache has no logits and is not used.
+        """
+        scores, cache = self.scores, self.cache
+        self.reset()
+        self._logits_all, self.cache = True, None
+        self.scores = np.ndarray((self._n_ctx, self._n_vocab), dtype=np.single)
+        try:
+            yield
+        finally:
+            self._logits_all, self.cache, self.scores = False, cache, scores
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        self._n_evaluated += len(tokens)
+        super().eval(tokens)
+
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Optional[Sequence[int]], None]:
+        """Yields the tokens of the stock generator and times it."""
+        timings, self._n_evaluated = self._timings, 0
+        n_prompt, n_sampled = len(tokens), 0
+        generator = super().generate(tokens, *args, **kwargs)
+        started = time.perf_counter()
+        try:
+            for token in generator:
+                seconds = time.perf_counter() - started
+                if n_sampled == 0:
+                    timings.prompt_n += self._n_evaluated
+                    timings.cache_n += max(0, n_prompt - self._n_evaluated)
+                    timings.prompt_seconds += seconds
+                else:
+                    timings.n_steps += 1
+                    timings.predicted_seconds += seconds
+                n_sampled += 1
+                timings.predicted_n += 1
+                yield token
+                started = time.perf_counter()
+        finally:
+            generator.close()
+            stats = self.speculative_stats
+            if stats is not None:
+                timings.draft_n += stats.nodes
+                timings.draft_n_accepted += stats.accepted
