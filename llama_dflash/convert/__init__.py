@@ -1,0 +1,200 @@
+"""Converts a drafter as it is published, a safetensors checkpoint, into the GGUF file that llama.cpp reads.
+
+What is written equals what llama.cpp's own converter writes, key by key and tensor by tensor, but the target is its GGUF
+file instead of its checkpoint, nothing needs torch, and memory holds a few rows of one tensor at a time.
+
+config.py makes the keys, tensors.py names and checks the tensors, checkpoint.py reads them, cache.py keeps converted
+drafters for `Llama(draft_model=<checkpoint>)`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Callable, Iterator, List, Optional, Tuple, Union
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from ..gguf_file import ARRAY, GgufFile
+from .checkpoint import Checkpoint, as_float32
+from .config import DrafterConfig, keys, read_config
+from .tensors import Tensor, check_tensors, tensors_to_write
+
+AUTO = "auto"
+TYPES = {
+    "f32": "ALL_F32",
+    "bf16": "MOSTLY_BF16",
+    "f16": "MOSTLY_F16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q5_1": "MOSTLY_Q5_1",
+    "q5_0": "MOSTLY_Q5_0",
+    "q4_1": "MOSTLY_Q4_1",
+    "q4_0": "MOSTLY_Q4_0",
+}
+"""The types that matrices can be written in, and what GGUF calls such files."""
+
+Path_ = Union[str, "os.PathLike[str]"]
+OnProgress = Callable[[int, int], None]  # bytes written, bytes in all
+
+
+def convert(checkpoint: Path_, target: Path_, out: Path_, type: str = AUTO, on_progress: Optional[OnProgress] = None) -> Path:
+    """Writes the GGUF file of a drafter.
+
+    Args:
+        checkpoint: The published drafter: a folder with config.json and *.safetensors, or such a file in one.
+        target: The GGUF file of the target it was made for, in any quantisation. Its tokenizer goes into the drafter.
+        out: Where to write. The file appears there when it is complete.
+        type: Of the matrices: one of TYPES, or "auto" for BF16 where the checkpoint has BF16 and else F16, as llama.cpp's
+            converter does. Norms and other vectors stay F32.
+        on_progress: Is called with the number of bytes written and that of the whole file.
+
+    Returns:
+        The path written to.
+
+    Raises:
+        ValueError: If the checkpoint is no drafter's, incomplete or damaged, or was not made for the target.
+        OSError: If the file can't be written.
+    """
+    job = _Job(Checkpoint(checkpoint), GgufFile(target), type)
+    out = Path(out)
+    with _appears_when_complete(out) as unfinished:
+        job.write(unfinished, on_progress or (lambda done, total: None))
+    return out
+
+
+class _Job:
+    """A conversion whose parts have been found to fit."""
+
+    def __init__(self, checkpoint: Checkpoint, target: GgufFile, type: str) -> None:
+        self.checkpoint = checkpoint
+        self.target = target
+        self.config = read_config(checkpoint.config)
+        check_target(self.config, target)
+        self.found = check_tensors(self.config, checkpoint.tensors)
+        self.type = self._guessed_type() if type == AUTO else type
+        if self.type not in TYPES:
+            raise ValueError(f"type is {type!r}, expected {AUTO} or one of {', '.join(TYPES)}: llama.cpp's llama-quantize makes others of an f16 file")
+
+    def _guessed_type(self) -> str:
+        matrices = [source.dtype for source in self.found.values() if len(source.shape) > 1]
+        return next(({"BF16": "bf16", "F16": "f16"}[dtype] for dtype in matrices if dtype in ("BF16", "F16")), "f16")
+
+    def write(self, path: Path, on_progress: OnProgress) -> None:
+        tensors = list(tensors_to_write(self.config, self.found))
+        types = [self._type_of(tensor) for tensor in tensors]
+        sizes = [_n_bytes(tensor, kind) for tensor, kind in zip(tensors, types)]
+        writer = gguf.GGUFWriter(path, "dflash")
+        for tensor, kind, size in zip(tensors, types, sizes):
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
+        self._add_keys(writer)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        self._append_data(path, list(zip(tensors, types)), sum(sizes), on_progress)
+
+    def _type_of(self, tensor: Tensor) -> gguf.GGMLQuantizationType:
+        types = gguf.GGMLQuantizationType
+        if tensor.dtype == "I64":
+            return types.I64
+        if len(tensor.shape) < 2 or tensor.name.endswith("_norm.weight") or not tensor.name.endswith(".weight"):
+            return types.F32
+        wanted = types[self.type.upper()]
+        block, _ = gguf.GGML_QUANT_SIZES[wanted]
+        return wanted if tensor.shape[-1] % block == 0 else types.F16
+
+    def _add_keys(self, writer: gguf.GGUFWriter) -> None:
+        parameters = writer.get_total_parameter_count()
+        about = gguf.Metadata.load(None, self.checkpoint.folder, None, parameters[0])
+        about.name = about.name or self.checkpoint.folder.resolve().name
+        about.size_label = about.size_label or gguf.size_label(*parameters)
+        writer.add_type("model")
+        about.set_gguf_meta_model(writer)
+        for name, kind, value in keys(self.config, self.target, "confidence_head.proj.weight" in self.found):
+            getattr(writer, f"add_{kind}")(f"dflash.{name}", value)
+        writer.add_file_type(gguf.LlamaFileType[TYPES[self.type]])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        mask_key = "tokenizer.ggml.mask_token_id"
+        for name in self.target.values:
+            if name.startswith("tokenizer.") and name != mask_key:
+                writer.add_key_value(name, *_copied(self.target, name))
+        writer.add_uint32(mask_key, self.config.mask_token)
+
+    def _append_data(self, path: Path, tensors: List[Tuple[Tensor, Any]], total: int, on_progress: OnProgress) -> None:
+        done = 0
+        with path.open("ab") as file:
+            for tensor, kind in tensors:
+                _pad(file)
+                for chunk in tensor.chunks():
+                    data = _encoded(chunk, tensor.dtype, kind)
+                    file.write(data)
+                    done += data.nbytes
+                    on_progress(done, total)
+            _pad(file)
+            file.flush()
+            os.fsync(file.fileno())  # so that the name never stands for less than the file
+
+
+def check_target(config: DrafterConfig, target: GgufFile) -> None:
+    """Compares a drafter's config with the target it is meant for.
+
+    Raises:
+        ValueError: If the drafter was made for another one.
+    """
+    if target.arch == "dflash":
+        raise ValueError(f"the target {target.path} is a drafter itself (architecture dflash): name the GGUF file of the model it was made for")
+    if not target.n_vocab:
+        raise ValueError(f"the target {target.path} has no tokenizer (tokenizer.ggml.tokens), which the drafter needs: name the GGUF file of the model")
+    other = "this drafter was made for another target"
+    n_embd, n_layers = target.of_arch("embedding_length"), target.n_layers
+    if config.n_embd != n_embd:
+        raise ValueError(f"the drafter has hidden size {config.n_embd}, the target {target.path} {n_embd}: {other}")
+    if config.n_vocab != target.n_vocab:
+        raise ValueError(f"the drafter has a vocabulary of {config.n_vocab} tokens, the target {target.path} of {target.n_vocab}: {other}")
+    if config.values.get("num_target_layers", n_layers) != n_layers:
+        raise ValueError(
+            f"the drafter is for a target of {config.values['num_target_layers']} layers, {target.path} has {n_layers}: {other}"
+        )
+    outside = [i for i in config.target_layer_ids if not 0 <= i < n_layers]
+    if outside:
+        raise ValueError(f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1}: {other}")
+    if not 0 <= config.mask_token < target.n_vocab:
+        raise ValueError(f"the drafter's mask token is {config.mask_token}, {target.path} has tokens 0 to {target.n_vocab - 1}: {other}")
+
+
+def _copied(file: GgufFile, name: str) -> Tuple[Any, Any, Any]:
+    """A key's value, type and items' type as GGUFWriter takes them. Strings stay bytes."""
+    value, kinds = file.values[name], gguf.GGUFValueType
+    if value.kind == ARRAY:
+        return list(file.items(name)), kinds.ARRAY, kinds(value.item_kind)
+    return file.get(name), kinds(value.kind), None
+
+
+def _n_bytes(tensor: Tensor, kind: gguf.GGMLQuantizationType) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return int(np.prod(tensor.shape, dtype=np.int64)) // block * size
+
+
+def _encoded(rows: npt.NDArray[Any], dtype: str, kind: gguf.GGMLQuantizationType) -> npt.NDArray[Any]:
+    """Rows of a tensor of type `dtype` as ggml has them."""
+    return rows if kind.name == dtype else gguf.quants.quantize(as_float32(rows, dtype), kind)
+
+
+def _pad(file: Any) -> None:
+    file.write(b"\0" * (-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+
+
+@contextlib.contextmanager
+def _appears_when_complete(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which becomes `path` at the end, or goes away where an exception ends it."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            unfinished.unlink()

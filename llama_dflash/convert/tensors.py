@@ -1,0 +1,258 @@
+"""A drafter's tensors: their names in a checkpoint and in GGUF, the shapes they must have, and their values as ggml
+wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .checkpoint import Source, as_float32
+from .config import DrafterConfig
+
+# name in the checkpoint: name in GGUF. {i}: the layer
+_BASE = {
+    "fc.weight": "fc.weight",
+    "hidden_norm.weight": "enc.output_norm.weight",
+    "norm.weight": "output_norm.weight",
+    "embed_tokens.weight": "token_embd.weight",
+    "lm_head.weight": "output.weight",
+    "markov_head.markov_w1.weight": "markov_w1.weight",
+    "markov_head.markov_w2.weight": "markov_w2.weight",
+    "confidence_head.proj.weight": "conf_proj.weight",
+    "confidence_head.proj.bias": "conf_proj.bias",
+    "candidate_selector.predecessor_codebook": "selector_predecessor.weight",
+    "candidate_selector.successor_codebook": "selector_successor.weight",
+    "candidate_selector.hidden_projection.weight": "selector_hidden.weight",
+    "d2t": "d2t",
+}
+_LAYER = {
+    "input_layernorm.weight": "attn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "self_attn.q_norm.weight": "attn_q_norm.weight",
+    "self_attn.k_norm.weight": "attn_k_norm.weight",
+    "self_attn.sinks": "attn_sinks.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "mlp.gate_proj.weight": "ffn_gate.weight",
+    "mlp.up_proj.weight": "ffn_up.weight",
+    "mlp.down_proj.weight": "ffn_down.weight",
+    "attention_conv.base_kernel": "attn_conv_base",
+    "attention_conv.kernel_projection.weight": "attn_conv_proj.weight",
+    "mlp_conv.base_kernel": "ffn_conv_base",
+    "mlp_conv.kernel_projection.weight": "ffn_conv_proj.weight",
+}
+_GEMMA_LAYER = {
+    "post_attention_layernorm.weight": "post_attention_norm.weight",
+    "pre_feedforward_layernorm.weight": "ffn_norm.weight",
+    "post_feedforward_layernorm.weight": "post_ffw_norm.weight",
+    "layer_scalar": "layer_output_scale.weight",
+}
+# other spellings, by how a name ends
+_SPELLINGS = {
+    "self_attn.sinks.weight": "self_attn.sinks",
+    "self_attn.attention_sink_bias": "self_attn.sinks",
+    "self_attn.learnable_sink_param": "self_attn.sinks",
+    "confidence_proj.weight": "confidence_head.proj.weight",
+    "confidence_proj.bias": "confidence_head.proj.bias",
+    "candidate_selector.predecessor_codebook.weight": "candidate_selector.predecessor_codebook",
+    "candidate_selector.successor_codebook.weight": "candidate_selector.successor_codebook",
+    "layer_scalar.weight": "layer_scalar",
+}
+_OPTIONAL = ("embed_tokens.weight", "lm_head.weight", "confidence_head.proj.weight", "confidence_head.proj.bias", "self_attn.sinks")
+_IGNORED = ("t2d", "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # nothing reads them
+_INTERLEAVED = ("attn_q.weight", "attn_k.weight", "attn_q_norm.weight", "attn_k_norm.weight")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor to write: from a checkpoint, or made here (`values`)."""
+
+    name: str  # in GGUF
+    shape: Tuple[int, ...]  # as numpy has it: the row's length last
+    dtype: str  # of what `chunks` yields, by safetensors' names
+    source: Optional[Source] = None
+    values: Optional[npt.NDArray[Any]] = None
+
+    def chunks(self) -> Iterator[npt.NDArray[Any]]:
+        """Its rows, some at a time."""
+        if self.values is not None:
+            yield self.values.reshape(-1, self.shape[-1])
+        else:
+            yield from self.source.chunks()
+
+
+def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str, Source]:
+    """The tensors of a checkpoint by the names used here.
+
+    Raises:
+        ValueError: If one is missing, unknown, or of a shape that does not go with the config.
+    """
+    found = {_plain_name(name): source for name, source in sources.items()}
+    found = {name: source for name, source in found.items() if not name.endswith(_IGNORED)}
+    expected = _expected_shapes(config, found)
+    optional = [name for name in expected if name.endswith(_OPTIONAL) and not (name == "lm_head.weight" and _needs_head(config))]
+    missing = [name for name in expected if name not in found and name not in optional]
+    if missing:
+        raise ValueError(
+            f"the checkpoint lacks {_some(missing)}, which a {config.kind} drafter of {config.n_layers} layers has: it is "
+            "incomplete, or config.json is of another one"
+        )
+    unknown = sorted(set(found) - set(expected))
+    if unknown:
+        raise ValueError(f"the checkpoint has {_some(unknown)}, which llama.cpp's {config.kind} drafters do not have: it can't be converted")
+    for name, shape in expected.items():
+        if name in found and found[name].shape != shape:
+            raise ValueError(
+                f"tensor {name} has shape {list(found[name].shape)}, expected {list(shape)} by config.json: weights and config are of "
+                "different drafters"
+            )
+    return found
+
+
+def _needs_head(config: DrafterConfig) -> bool:
+    """Whether the target's output head can't serve."""
+    return config.n_draft_vocab < config.n_vocab or (config.is_gemma and config.values.get("tie_word_embeddings") is not True)
+
+
+def _plain_name(name: str) -> str:
+    """A tensor's name without what exports put before it, in the spelling used here."""
+    name = name.replace("language_model.", "")
+    name = name[len("model.") :] if name.startswith("model.") else name
+    for other, ours in _SPELLINGS.items():
+        if name.endswith(other):
+            return name[: -len(other)] + ours
+    return name
+
+
+def _some(names: List[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+def _expected_shapes(config: DrafterConfig, found: Dict[str, Source]) -> Dict[str, Tuple[int, ...]]:
+    """Every tensor that the drafter has or may have. Ranks are those of the tensors themselves."""
+    n_embd, n_vocab, n_draft = config.n_embd, config.n_vocab, config.n_draft_vocab
+    shapes: Dict[str, Tuple[int, ...]] = {
+        "fc.weight": (n_embd, n_embd * len(config.target_layer_ids)),
+        "hidden_norm.weight": (n_embd,),
+        "norm.weight": (n_embd,),
+        "embed_tokens.weight": (n_vocab, n_embd),
+        "lm_head.weight": (n_draft, n_embd),
+    }
+    if config.is_dspark or config.is_gemma:
+        rank = _second(found, "markov_head.markov_w1.weight")
+        shapes["markov_head.markov_w1.weight"] = (n_vocab, rank)
+        shapes["markov_head.markov_w2.weight"] = (n_draft, rank)
+        shapes["confidence_head.proj.weight"] = (1, n_embd + rank)
+        shapes["confidence_head.proj.bias"] = (1,)
+        if n_draft < n_vocab:
+            shapes["d2t"] = (n_draft,)
+    if config.kind == "DFlash2":
+        rank = config.dflash.get("selector_rank", 0)
+        shapes["candidate_selector.predecessor_codebook"] = (n_vocab, rank)
+        shapes["candidate_selector.successor_codebook"] = (n_vocab, rank)
+        shapes["candidate_selector.hidden_projection.weight"] = (rank, n_embd)
+    for i in range(config.n_layers):
+        shapes.update({f"layers.{i}.{name}": shape for name, shape in _layer_shapes(config).items()})
+    return shapes
+
+
+def _second(found: Dict[str, Source], name: str) -> int:
+    return found[name].shape[1] if name in found and len(found[name].shape) == 2 else 0
+
+
+def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
+    n_embd, n_ff = config.n_embd, config.n_ff
+    n_q, n_kv = config.n_heads * config.head_dim, config.n_heads_kv * config.head_dim
+    shapes: Dict[str, Tuple[int, ...]] = {
+        "input_layernorm.weight": (n_embd,),
+        "post_attention_layernorm.weight": (n_embd,),
+        "self_attn.q_proj.weight": (n_q, n_embd),
+        "self_attn.k_proj.weight": (n_kv, n_embd),
+        "self_attn.o_proj.weight": (n_embd, n_q),
+        "self_attn.q_norm.weight": (config.head_dim,),
+        "self_attn.k_norm.weight": (config.head_dim,),
+        "self_attn.sinks": (config.n_heads,),
+        "mlp.gate_proj.weight": (n_ff, n_embd),
+        "mlp.up_proj.weight": (n_ff, n_embd),
+        "mlp.down_proj.weight": (n_embd, n_ff),
+    }
+    if config.is_gemma:  # its keys serve as values
+        shapes.update({"pre_feedforward_layernorm.weight": (n_embd,), "post_feedforward_layernorm.weight": (n_embd,), "layer_scalar": (1,)})
+    else:
+        shapes["self_attn.v_proj.weight"] = (n_kv, n_embd)
+    if config.kind == "DFlash2":
+        kernel, group = config.dflash.get("conv_kernel_size", 0), config.dflash.get("conv_group_size", 1)
+        for conv in ("attention_conv", "mlp_conv"):
+            shapes[f"{conv}.base_kernel"] = (2, kernel, n_embd)
+            shapes[f"{conv}.kernel_projection.weight"] = (2 * kernel * (n_embd // group), n_embd)
+    return shapes
+
+
+def tensors_to_write(config: DrafterConfig, found: Dict[str, Source]) -> Iterator[Tensor]:
+    """What goes into the GGUF file, in llama.cpp's order: generated tensors, the checkpoint's own, d2t.
+
+    Raises:
+        ValueError: If the table of a reduced vocabulary is damaged.
+    """
+    if config.is_gemma and config.rope.get("rope_type") == "proportional":
+        factors = _rope_factors(config)
+        yield Tensor("rope_freqs.weight", factors.shape, "F32", values=factors)
+    for name, source in found.items():
+        if name == "d2t" or _is_shared(config, name):
+            continue
+        new_name = _gguf_name(config, name)
+        if not config.values.get("rope_is_neox_style", True) and new_name.endswith(_INTERLEAVED):
+            values = _halves(source, config.head_dim)
+            yield Tensor(new_name, source.shape, "F32", values=values)
+        else:
+            yield Tensor(new_name, source.shape, source.dtype, source)
+    if "d2t" in found:
+        ids = _token_ids(found["d2t"], config.n_vocab)
+        yield Tensor("d2t", ids.shape, "I64", values=ids)
+
+
+def _is_shared(config: DrafterConfig, name: str) -> bool:
+    """Whether a tensor is the target's own, which llama.cpp then uses."""
+    if name == "embed_tokens.weight":
+        return not config.values.get("has_embed_tokens", True)
+    return name == "lm_head.weight" and config.is_dspark and config.n_draft_vocab == config.n_vocab
+
+
+def _gguf_name(config: DrafterConfig, name: str) -> str:
+    if not name.startswith("layers."):
+        return _BASE[name]
+    _, layer, rest = name.split(".", 2)
+    names = {**_LAYER, **_GEMMA_LAYER} if config.is_gemma else _LAYER
+    return f"blk.{layer}.{names[rest]}"
+
+
+def _halves(source: Source, head_dim: int) -> npt.NDArray[np.float32]:
+    """Rotary pairs that lie side by side, (0, 1), (2, 3), …, as ggml has them: all first ones, then all second ones."""
+    values = as_float32(source.read(), source.dtype)
+    pairs = values.reshape(-1, head_dim // 2, 2, *values.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+
+
+def _rope_factors(config: DrafterConfig) -> npt.NDArray[np.float32]:
+    """What frequencies are divided by: 1 for those that rotate, so much for the others that they do not."""
+    fraction = config.rope.get("partial_rotary_factor", 0.25)
+    n_rotated = int(config.head_dim * fraction / 2) if isinstance(fraction, (int, float)) else 0
+    if not n_rotated or config.head_dim * fraction != 2 * n_rotated or fraction > 1:
+        raise ValueError(f"config.json has partial_rotary_factor = {fraction!r}, expected a part of {config.head_dim} that is an even number")
+    return np.array([1.0] * n_rotated + [1e30] * (config.head_dim // 2 - n_rotated), dtype=np.float32)
+
+
+def _token_ids(source: Source, n_vocab: int) -> npt.NDArray[np.int64]:
+    """The token of every row of a reduced head; the checkpoint has each token's distance from its row."""
+    ids = source.read().astype(np.int64) + np.arange(source.shape[0], dtype=np.int64)
+    if ids.min() < 0 or ids.max() >= n_vocab or np.unique(ids).size != ids.size:
+        raise ValueError(
+            f"d2t maps the drafter's {ids.size} tokens to numbers between {ids.min()} and {ids.max()}, expected each of 0 to "
+            f"{n_vocab - 1} once at most: the checkpoint is damaged"
+        )
+    return ids

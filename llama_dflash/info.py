@@ -1,0 +1,346 @@
+"""What is inside a target or a drafter, whether the two fit, and the memory that they will need.
+
+All of it comes from the files' metadata: no model is loaded, no llama.cpp context made. The sizes of caches are those
+that llama.cpp and the engine allocate (tests/cli/test_info_memory.py compares them with llama.cpp's log).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence, Tuple
+
+from .draft import CACHE_TYPES
+from .gguf_file import GgufFile
+
+CONTEXT = 8192
+DRAFT_CONTEXT = 4096
+KV_TYPE = "f16"
+KV_TYPES = tuple(name.lower() for name in CACHE_TYPES.values())
+
+HYBRIDS_WITH_TREES = ("qwen35", "qwen35moe", "qwen3next")
+_CELLS = 256  # llama.cpp rounds a context up to a multiple
+_DRAFT_BATCH = 512  # positions that the engine injects at once
+_F32 = 4  # bytes; recurrent states are kept in it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What memory is asked for: `Llama(n_ctx=, type_k=, type_v=)` and `DFlashDraft(context=)`."""
+
+    n_ctx: int = CONTEXT
+    type_k: str = KV_TYPE
+    type_v: str = KV_TYPE
+    draft_context: int = DRAFT_CONTEXT
+
+
+class Model:
+    """A target's or drafter's GGUF file, and what follows from its metadata.
+
+    Raises:
+        ValueError: If the file is missing, damaged, truncated, or holds no language model.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.file = GgufFile(path)
+        for key in ("block_count", "embedding_length"):
+            value = self.file.of_arch(key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{path} has {self.file.arch}.{key} = {value!r}, expected a positive number: it is no language model, or damaged"
+                )
+        self.parts = self.file.parts()
+        self.tensors = {tensor.name: tensor for part in self.parts for tensor in part.tensors}
+
+    @property
+    def is_drafter(self) -> bool:
+        return self.file.arch == "dflash"
+
+    @property
+    def kind(self) -> str:
+        if not self.is_drafter:
+            return "target"
+        if "selector_hidden.weight" in self.tensors:
+            return "DFlash2 drafter"
+        return "DSpark drafter" if "markov_w1.weight" in self.tensors else "DFlash drafter"
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the weights."""
+        return sum(tensor.n_bytes for tensor in self.tensors.values())
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(_product(tensor.shape) for tensor in self.tensors.values())
+
+    @property
+    def quantisation(self) -> str:
+        """As the file says, else the type that most of its bytes have."""
+        from gguf.constants import LlamaFileType
+
+        try:
+            return LlamaFileType(self.file.get("general.file_type")).name.replace("MOSTLY_", "").replace("ALL_", "")
+        except ValueError:
+            sizes = self.bytes_by_type()
+            return max(sizes, key=sizes.__getitem__) if sizes else "?"
+
+    def bytes_by_type(self) -> Dict[str, int]:
+        sizes: Dict[str, int] = {}
+        for tensor in self.tensors.values():
+            sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.n_bytes
+        return sizes
+
+    def number(self, key: str, default: int = 0) -> int:
+        value = self.file.of_arch(key, default)
+        return value if isinstance(value, int) else default
+
+    def of_layer(self, key: str, layer: int, default: int = 0) -> int:
+        """A number that a file may give for every layer, or once for all."""
+        value = self.file.of_arch(key, default)
+        if isinstance(value, list):
+            value = value[layer] if layer < len(value) else default
+        return value if isinstance(value, int) else default
+
+    # ------------------------------------------------------------ layers
+
+    def is_recurrent(self, layer: int) -> bool:
+        listed = self.file.of_arch("attention.recurrent_layers")
+        if isinstance(listed, list):
+            return layer < len(listed) and bool(listed[layer])
+        arch = self.file.arch
+        if arch in ("mamba", "mamba2", "falcon-h1") or arch.startswith("rwkv"):
+            return True
+        if arch == "nemotron_h":  # its layers without attention may be plain feed-forward ones
+            return self.of_layer("attention.head_count_kv", layer) == 0 and self.of_layer("feed_forward_length", layer) == 0
+        if self.number("ssm.conv_kernel") or self.number("shortconv.l_cache"):
+            interval = self.number("full_attention_interval", 4)
+            if arch in HYBRIDS_WITH_TREES:
+                return (layer + 1) % interval != 0
+            return self.of_layer("attention.head_count_kv", layer, 1) == 0
+        return False
+
+    def has_attention(self, layer: int) -> bool:
+        if self.file.arch == "falcon-h1":
+            return True
+        shared = self.number("attention.shared_kv_layers")  # the last layers, which use the cache of others
+        return self.n_heads_kv(layer) > 0 and not self.is_recurrent(layer) and layer < self.file.n_layers - shared
+
+    def n_heads_kv(self, layer: int) -> int:
+        return self.of_layer("attention.head_count_kv", layer, self.of_layer("attention.head_count", layer))
+
+    def has_window(self, layer: int) -> bool:
+        pattern = self.file.of_arch("attention.sliding_window_pattern")
+        return isinstance(pattern, list) and layer < len(pattern) and bool(pattern[layer])
+
+    def head_sizes(self, layer: int) -> Tuple[int, int]:
+        """Of a key and of a value."""
+        default = self.number("embedding_length") // max(self.of_layer("attention.head_count", layer, 1), 1)
+        sizes = self.number("attention.key_length", default), self.number("attention.value_length", default)
+        if self.has_window(layer):
+            sizes = self.number("attention.key_length_swa", sizes[0]), self.number("attention.value_length_swa", sizes[1])
+        if self.number("attention.key_length_mla"):  # latent attention keeps one row for both
+            return sizes[0], 0
+        return sizes
+
+    def layers(self) -> range:
+        return range(self.file.n_layers)
+
+    # ------------------------------------------------------------ memory, in bytes
+
+    def kv_bytes(self, layer: int, n_cells: int, type_k: str, type_v: str) -> int:
+        n_heads = self.n_heads_kv(layer)
+        size_k, size_v = self.head_sizes(layer)
+        return n_cells * (_row_bytes(n_heads * size_k, type_k) + _row_bytes(n_heads * size_v, type_v))
+
+    def recurrent_bytes(self) -> int:
+        """Of the states of one sequence."""
+        per_layer = self._conv_state() + self._recurrent_state()
+        return _F32 * per_layer * sum(self.is_recurrent(layer) for layer in self.layers())
+
+    def _conv_state(self) -> int:
+        n_embd = self.number("embedding_length")
+        if self.number("wkv.head_size"):
+            return self.number("token_shift_count", 2) * n_embd
+        if self.number("shortconv.l_cache"):
+            return n_embd * (self.number("shortconv.l_cache") - 1)
+        taps = max(self.number("ssm.conv_kernel") - 1, 0)
+        return taps * (self.number("ssm.inner_size") + 2 * self.number("ssm.group_count") * self.number("ssm.state_size"))
+
+    def _recurrent_state(self) -> int:
+        if self.number("wkv.head_size"):
+            return self.number("embedding_length") * self.number("wkv.head_size")
+        return self.number("ssm.state_size") * self.number("ssm.inner_size")
+
+    def memory(self, settings: Settings) -> List[Tuple[str, int]]:
+        """What it takes: (what, bytes), without llama.cpp's compute buffers."""
+        return self._drafter_memory(settings) if self.is_drafter else self._target_memory(settings)
+
+    def _target_memory(self, settings: Settings) -> List[Tuple[str, int]]:
+        n_cells = _padded(settings.n_ctx)
+        cached = sum(
+            self.kv_bytes(layer, n_cells, settings.type_k, settings.type_v) for layer in self.layers() if self.has_attention(layer)
+        )
+        parts = [("target: weights", self.n_bytes), ("target: KV cache", cached), ("target: recurrent state", self.recurrent_bytes())]
+        return [(what, size) for what, size in parts if size]
+
+    def _drafter_memory(self, settings: Settings) -> List[Tuple[str, int]]:
+        block = self.number("block_size", 16)
+        n_cells = _padded(settings.draft_context + block)
+        window = self.number("attention.sliding_window")
+        n_window = _padded(min(n_cells, window + max(_DRAFT_BATCH, block)))
+        ring = sum(
+            self.kv_bytes(layer, n_window if window and self.has_window(layer) else n_cells, KV_TYPE, KV_TYPE) for layer in self.layers()
+        )
+        return [("drafter: weights", self.n_bytes), ("drafter: ring", ring)]
+
+    # ------------------------------------------------------------ for people and machines
+
+    def as_dict(self, settings: Settings) -> Dict[str, Any]:
+        file = self.file
+        facts: Dict[str, Any] = {
+            "path": str(file.path),
+            "kind": self.kind,
+            "architecture": file.arch,
+            "name": file.get("general.name"),
+            "quantisation": self.quantisation,
+            "parameters": self.n_parameters,
+            "bytes": self.n_bytes,
+            "bytes_by_type": self.bytes_by_type(),
+            "layers": file.n_layers,
+            "recurrent_layers": sum(self.is_recurrent(layer) for layer in self.layers()),
+            "hidden_size": self.number("embedding_length"),
+            "heads": self.of_layer("attention.head_count", 0),
+            "kv_heads": max((self.n_heads_kv(layer) for layer in self.layers()), default=0),
+            "head_size": self.head_sizes(0)[0],
+            "vocabulary": file.n_vocab,
+            "trained_context": file.of_arch("context_length"),
+            "memory": [{"what": what, "bytes": size} for what, size in self.memory(settings)],
+        }
+        if self.is_drafter:
+            facts["block_size"] = file.of_arch("block_size")
+            facts["mask_token"] = file.get("tokenizer.ggml.mask_token_id")
+            facts["target_layers"] = file.of_arch("target_layers", [])
+        return facts
+
+
+def problems(target: Model, drafter: Model) -> List[str]:
+    """Why a drafter can't draft for a target: sentences, none if the two fit."""
+    ours, theirs = drafter.file, target.file
+    found = []
+    if drafter.kind != "DFlash drafter":
+        found.append(f"{ours.path} is a {drafter.kind}; this version drafts with DFlash drafters only")
+    if any(target.is_recurrent(layer) for layer in target.layers()) and theirs.arch not in HYBRIDS_WITH_TREES:
+        found.append(f"the memory of {theirs.arch} targets can't hold draft trees in this version ({', '.join(HYBRIDS_WITH_TREES)} can)")
+    if drafter.number("embedding_length") != target.number("embedding_length"):
+        found.append(f"the drafter has hidden size {drafter.number('embedding_length')}, the target {target.number('embedding_length')}")
+    found += _vocabulary_problems(theirs, ours)
+    layers = ours.of_arch("target_layers") or []
+    outside = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer <= theirs.n_layers]
+    if not layers:
+        found.append("the drafter names no target layers (dflash.target_layers)")
+    if outside:
+        found.append(f"the drafter reads the input of target layer {outside[0]}, the target has layers 0 to {theirs.n_layers - 1}")
+    return found
+
+
+def _vocabulary_problems(target: GgufFile, drafter: GgufFile) -> List[str]:
+    key = "tokenizer.ggml.tokens"
+    if drafter.n_vocab != target.n_vocab:
+        return [f"the drafter has a vocabulary of {drafter.n_vocab} tokens, the target of {target.n_vocab}"]
+    found = []
+    if target.n_vocab and drafter.raw(key) != target.raw(key):
+        i, ours, theirs = next((i, a, b) for i, (a, b) in enumerate(zip(drafter.items(key), target.items(key))) if a != b)
+        found.append(f'token {i} is "{_text(ours)}" in the drafter and "{_text(theirs)}" in the target')
+    mask = drafter.get("tokenizer.ggml.mask_token_id")
+    if not isinstance(mask, int) or not 0 <= mask < target.n_vocab:
+        found.append(f"the drafter has mask token {mask} (tokenizer.ggml.mask_token_id), the target has tokens 0 to {target.n_vocab - 1}")
+    return found
+
+
+def _text(token: Any) -> str:
+    return token.decode("utf-8", errors="replace") if isinstance(token, bytes) else str(token)
+
+
+def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:
+    """What `llama-dflash info --json` prints: the files, which drafter fits which target, the sum of their memory."""
+    files = [model.as_dict(settings) for model in models]
+    fits = []
+    for drafter in (m for m in models if m.is_drafter):
+        for target in (m for m in models if not m.is_drafter):
+            found = problems(target, drafter)
+            fits.append({"target": str(target.file.path), "drafter": str(drafter.file.path), "fits": not found, "problems": found})
+    total = sum(part["bytes"] for file in files for part in file["memory"])
+    asked = {"context": settings.n_ctx, "type_k": settings.type_k, "type_v": settings.type_v, "draft_context": settings.draft_context}
+    return {"files": files, "fits": fits, "settings": asked, "memory_bytes": total}
+
+
+def text(facts: Dict[str, Any]) -> str:
+    """A report for people."""
+    lines = []
+    for file in facts["files"]:
+        lines += [file["path"], *(f"  {line}" for line in _file_lines(file)), ""]
+    for fit in facts["fits"]:
+        if fit["fits"]:
+            lines.append(f"{fit['drafter']} fits {fit['target']}.")
+        else:
+            lines += [f"{fit['drafter']} does not fit {fit['target']}:", *(f"  - {problem}" for problem in fit["problems"])]
+    asked = facts["settings"]
+    lines += [
+        *([""] if facts["fits"] else []),
+        f"Memory for a context of {asked['context']} tokens (K {asked['type_k']}, V {asked['type_v']}"
+        f"; the drafter remembers {asked['draft_context']}):",
+    ]
+    parts = [(part["what"], part["bytes"]) for file in facts["files"] for part in file["memory"]]
+    if len(parts) > 1:
+        parts.append(("sum", facts["memory_bytes"]))
+    lines += [f"  {what:<24}{size_text(size):>12}" for what, size in parts]
+    lines.append("llama.cpp's compute buffers, which grow with n_ubatch and the vocabulary, come on top.")
+    return "\n".join(lines)
+
+
+def _file_lines(file: Dict[str, Any]) -> List[str]:
+    name = f' "{file["name"]}"' if file["name"] else ""
+    layers = f"{file['layers']} layers"
+    if file["recurrent_layers"]:
+        layers += f" ({file['recurrent_layers']} of them recurrent)"
+    lines = [
+        f"{file['kind']}, architecture {file['architecture']}{name}",
+        f"{_count(file['parameters'])} parameters, {file['quantisation']}, {size_text(file['bytes'])}",
+        f"{layers}, hidden size {file['hidden_size']}, {file['heads']} heads ({file['kv_heads']} for keys and values) of {file['head_size']}",
+        f"vocabulary of {file['vocabulary']} tokens, trained for {file['trained_context']} positions",
+    ]
+    if "block_size" in file:
+        read = ", ".join(str(layer) for layer in file["target_layers"])
+        lines.append(f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, reads the inputs of target layers {read}")
+    return lines
+
+
+def size_text(n_bytes: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.2f} {unit}"
+    return f"{n_bytes / 1024:.1f} KiB"
+
+
+def _count(n: int) -> str:
+    for unit, size in (("billion", 10**9), ("million", 10**6)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return str(n)
+
+
+def _padded(n_cells: int) -> int:
+    return -(-n_cells // _CELLS) * _CELLS
+
+
+def _row_bytes(n_items: int, kind: str) -> int:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]]
+    return n_items // block * size
+
+
+def _product(shape: Tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
