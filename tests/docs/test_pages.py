@@ -1,0 +1,52 @@
+"""Every code block of a page of docs/ does what the page says (pages.py says how a block is marked)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import drafter_models  # noqa: E402
+import models  # noqa: E402
+from pages import Block, Reader, blocks_of  # noqa: E402
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = ["server.md"]  # another page is added by its name
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What the pages call target.gguf and drafter.gguf: tiny ones of random weights."""
+    target = drafter_models.make_predictable(models.write_target(tmp_path / "target.gguf"))
+    drafter_models.write_drafter(tmp_path / "drafter.gguf", target)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_blocks_of_the_page_run(page, folder):
+    reader = Reader(DOCS / page, folder)
+    try:
+        blocks = blocks_of(DOCS / page)
+        assert blocks
+        for block in blocks:
+            reader.do(block)
+    finally:
+        reader.stop()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Block(1, "python", "1 / 0", ""),
+        Block(1, "bash", "false | true", ""),
+        Block(1, "bash", "true", "run in the background"),
+        Block(1, "bash", "true", "not run:"),
+        Block(1, "python", "pass", "skip"),
+    ],
+    ids=lambda block: f"{block.language}: {block.code} ({block.marker})",
+)
+def test_a_block_that_fails_or_is_marked_wrongly_is_noticed(block, tmp_path):
+    with pytest.raises((AssertionError, ZeroDivisionError)):
+        Reader(DOCS / "some.md", tmp_path).do(block)
