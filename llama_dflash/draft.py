@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ class DFlashDraft:
     """A DFlash drafter (arXiv 2602.06036) and how to draft with it, for `Llama(draft_model=...)`.
 
     Args:
-        path: The drafter, a GGUF file of architecture "dflash" made for the target.
+        path: The drafter made for the target: a GGUF file of architecture "dflash", or a checkpoint as it is published
+            (a folder with config.json and *.safetensors, or such a file), which is converted once into a cache.
         budget: Nodes of the draft tree beside its root in every round, at least 1 and less than the
             target's n_ubatch. "auto" chooses in every round what promises the most tokens per second by
             the costs measured so far, and decodes plainly while drafts do not pay.
@@ -57,6 +59,24 @@ class DFlashDraft:
                 known = ", ".join(f"{number} ({text})" for number, text in CACHE_TYPES.items())
                 raise ValueError(f"DFlashDraft: {name} is {value!r}, expected a ggml type for a cache: {known}, or None")
 
+    def converted_for(self, target: str) -> DFlashDraft:
+        """Itself if the path is a file to load, or with the GGUF file that a checkpoint was converted to.
+
+        Raises:
+            ValueError: If the checkpoint can't be converted for the target, or there is no such target.
+        """
+        path = Path(self.path)
+        if not path.is_dir() and not (path.suffix == ".safetensors" and path.is_file()):
+            return self
+        if not os.path.exists(target):
+            raise ValueError(f"Model path does not exist: {target}")  # as llama_cpp.Llama says it
+        from .convert.cache import converted  # here: most drafters need no converter
+
+        try:
+            return dataclasses.replace(self, path=str(converted(path, target)))
+        except ValueError as error:
+            raise ValueError(f"draft_model: {error}") from error
+
     def check_file(self) -> None:
         """Says before anything is loaded what can be said about the path.
 
@@ -64,11 +84,6 @@ class DFlashDraft:
             ValueError: If it is missing, unreadable, or no GGUF file.
         """
         path = Path(self.path)
-        if path.is_dir() or path.suffix == ".safetensors":
-            raise ValueError(
-                f"draft_model: {path} is a checkpoint in the safetensors format, expected a GGUF file. Convert it with "
-                "llama.cpp: python convert_hf_to_gguf.py --target-model-dir TARGET_DIR --outfile drafter.gguf DRAFTER_DIR"
-            )
         try:
             with path.open("rb") as file:
                 magic = file.read(4)

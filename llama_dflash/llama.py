@@ -84,8 +84,9 @@ class Llama(llama_cpp.Llama):
 
         Args:
             model_path: Path to the target, as for llama_cpp.Llama.
-            draft_model: A DFlash drafter made for this target: the path of its GGUF file, or a `DFlashDraft` with
-                settings. Or any LlamaDraftModel of llama-cpp-python, which works as there. Or None.
+            draft_model: A DFlash drafter made for this target: the path of its GGUF file or of its published checkpoint
+                (safetensors, converted once into a cache), or a `DFlashDraft` with settings. Or any LlamaDraftModel of
+                llama-cpp-python, which works as there. Or None.
             checkpoint_bytes: For recurrent and hybrid targets: the most host memory that checkpoints of the recurrent
                 states may take, so that a chat's next turn evaluates what is new only. 0 for none.
             **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
@@ -111,7 +112,8 @@ class Llama(llama_cpp.Llama):
             self._keep_checkpoints()
             return
 
-        draft_model.check_file()
+        gguf_draft = draft_model.converted_for(model_path)
+        gguf_draft.check_file()
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
         super().__init__(model_path, **kwargs)  # without draft_model, which would keep all logits
@@ -119,7 +121,7 @@ class Llama(llama_cpp.Llama):
         self._keep_checkpoints()
         if not self.model_params.vocab_only:
             try:
-                self._load_drafter(draft_model)
+                self._load_drafter(gguf_draft)
             except BaseException:
                 self.close()
                 raise

@@ -92,11 +92,11 @@ def test_a_missing_target(pair, tmp_path):
     assert "does not exist" in refusal(tmp_path / "no.gguf", pair.draft())
 
 
-def test_a_checkpoint_that_is_not_converted(pair, tmp_path):
+def test_a_checkpoint_without_its_config(pair, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"{}")
     for path in (tmp_path, tmp_path / "model.safetensors"):
         message = refusal(pair.target, path)
-        assert "safetensors" in message and "convert_hf_to_gguf.py --target-model-dir" in message
+        assert message.startswith("draft_model: ") and "has no config.json" in message
 
 
 def test_a_file_that_is_no_gguf(pair, tmp_path):

@@ -1,0 +1,84 @@
+"""Converts a published drafter once, for `Llama(draft_model=<checkpoint>)`, and finds it again afterwards.
+
+A converted drafter lies in LLAMA_DFLASH_CACHE or ~/.cache/llama-dflash, folder "drafters", under a name that stands for
+what it was made from: the checkpoint's config, its files with their sizes and times, and what the target puts into it. So
+all quantisations of a target share one, and a checkpoint that changes is converted anew. Whatever lies there can be
+deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Iterator, Union
+
+from ..gguf_file import GgufFile
+from ..progress import Progress
+from . import convert
+from .checkpoint import Checkpoint
+from .config import uses_mrope
+
+FORMAT = 1  # raise it when what `convert` writes changes
+
+
+def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os.PathLike[str]"]) -> Path:
+    """The GGUF file of a checkpoint for a target, made now if it is not in the cache.
+
+    Processes that want the same one at the same time convert it once: the others wait.
+
+    Raises:
+        ValueError: If the checkpoint can't be converted for the target, or the cache not be written.
+    """
+    folder = cache_folder()
+    path = folder / _name(Checkpoint(checkpoint), GgufFile(target))
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(path.with_suffix(".lock")):
+            if not path.is_file():
+                _convert(checkpoint, target, path)
+    except OSError as error:
+        raise ValueError(
+            f"{checkpoint} can't be converted into {folder} ({error.strerror or error}): set LLAMA_DFLASH_CACHE to a folder with "
+            "room, or convert it with `llama-dflash convert` and name the GGUF file"
+        ) from error
+    return path
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("LLAMA_DFLASH_CACHE")
+    if base:
+        return Path(base).expanduser() / "drafters"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-dflash" / "drafters"
+
+
+def _name(checkpoint: Checkpoint, target: GgufFile) -> str:
+    files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files]
+    model = [target.arch, target.of_arch("embedding_length"), target.n_layers, uses_mrope(target), target.digest("tokenizer.")]
+    made_from = json.dumps([FORMAT, checkpoint.config, files, model], sort_keys=True)
+    return f"{checkpoint.folder.resolve().name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.gguf"
+
+
+def _convert(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os.PathLike[str]"], path: Path) -> None:
+    progress = Progress(f"converting {checkpoint}")
+    try:
+        convert(checkpoint, target, path, on_progress=progress)
+    finally:
+        progress.close()
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until no other process is in here with the same lock file."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks: a file that two processes make at once still appears whole
+        yield
+        return
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the process, however that ends
+        yield
