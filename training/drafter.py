@@ -150,7 +150,7 @@ def drafter_from_gguf(path, embd, device="cpu", gguf_py=None):
     key = lambda name: reader.fields["dflash." + name].contents()
     raw = {t.name: t for t in reader.tensors}
     get = lambda name: torch.from_numpy(np.array(dequantize(raw[name].data, raw[name].tensor_type), dtype=np.float32)).to(device)
-    d2t = torch.from_numpy(np.array(raw["d2t"].data).view(np.int64).copy()).to(device)
+    d2t = torch.from_numpy(np.array(raw["d2t"].data).view(np.int64).copy() if "d2t" in raw else np.arange(len(embd))).to(device)
     c = Config(n_layer=key("block_count"), ffn=key("feed_forward_length"), n_embd=key("embedding_length"), heads=key("attention.head_count"),
                kv_heads=key("attention.head_count_kv"), head_dim=key("attention.key_length"), taps=tuple(key("target_layers")), n_vocab=len(d2t),
                rope_base=key("rope.freq_base"), eps=key("attention.layer_norm_rms_epsilon"), block_size=key("block_size"),

@@ -20,10 +20,10 @@ import data
 from drafter import drafter_from_gguf, load_drafter
 from generate import Generator
 from prompts import chat
-from target import Target, tokenizer_of
+from target import load_target
 from train import Runner
 
-BUDGETS = (8, 16, 22, 32)
+BUDGETS = (8, 16, 22, 32, 64)
 TOP = 32
 GROUPS = {"code": ("code_raw", "code_chat", "self_code"), "gsm8k": ("gsm_chat", "gsm_plain"), "general": ("general_chat", "chat_self", "doc_raw")}
 
@@ -119,15 +119,15 @@ def dev_documents(generator, tok, prompts, new):
     return out
 
 
-def dev_prompts(args):
+def dev_prompts(args, system):
     sets = {}
     if args.humaneval:
         rows = [json.loads(line)["prompt"] for line in open(args.humaneval)]
         sets["humaneval_raw"] = rows
-        sets["humaneval_chat"] = [chat([f"Complete the following Python function:\n```python\n{p}```"]) for p in rows]
+        sets["humaneval_chat"] = [chat([f"Complete the following Python function:\n```python\n{p}```"], system) for p in rows]
     if args.gsm8k:
         rows = [json.loads(line)["question"] for line in open(args.gsm8k)][:args.limit]
-        sets["gsm8k_chat"] = [chat([q]) for q in rows]
+        sets["gsm8k_chat"] = [chat([q], system) for q in rows]
         sets["gsm8k_plain"] = [f"Question: {q}\nAnswer:" for q in rows]
     return sets
 
@@ -159,9 +159,9 @@ def main():
     ap.add_argument("--out", required=True)
     args = ap.parse_args()
     began = time.time()
-    target = Target(args.target, args.device, torch.float16 if args.device == "cuda" else torch.float32, args.gguf_py)
+    target = load_target(args.target, args.device, torch.float16 if args.device == "cuda" else torch.float32, args.gguf_py)
     runner = Runner(target, compiled=False)
-    sets = dev_documents(Generator(target, args.slots, args.max_len), tokenizer_of(target.reader), dev_prompts(args), args.new)
+    sets = dev_documents(Generator(target, args.slots, args.max_len), target.tokenizer(), dev_prompts(args, target.system), args.new)
     sets.update(held_out(args))
     results = {}
     for path in args.checkpoint:

@@ -9,16 +9,14 @@ import argparse
 import json
 import random
 import time
-from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from prompts import Filter
-from target import Target, causal, tokenizer_of
+from target import load_target
 
-STOP = (0, 2)   # <|endoftext|>, <|im_end|>
 # kind: [(share of prompts, sampled tokens before greedy, temperature, new tokens)]
 ALL = 10_000
 PLANS = {
@@ -79,30 +77,22 @@ class Generator:
 
     def __init__(self, target, slots, max_len, harvest_every=32):
         self.t, self.slots, self.max_len, self.every = target, slots, max_len, harvest_every
-        dev, shape = target.device, (slots, target.kv_heads, max_len, target.head_dim)
-        self.k = [torch.zeros(shape, dtype=target.dtype, device=dev) for _ in range(target.n_layer)]
-        self.v = [torch.zeros(shape, dtype=target.dtype, device=dev) for _ in range(target.n_layer)]
+        dev = target.device
+        self.cache = target.cache(slots, max_len)
         self.tokens = torch.zeros(slots, max_len, dtype=torch.long, device=dev)
-        self.pos, self.hot_until = (torch.zeros(slots, dtype=torch.long, device=dev) for _ in range(2))
+        self.pos, self.prompt, self.hot_until = (torch.zeros(slots, dtype=torch.long, device=dev) for _ in range(3))
         self.temperature = torch.zeros(slots, device=dev)
         self.rows = torch.arange(slots, device=dev)
         self.graph = None
 
     def _step(self):
-        """write one token for every slot"""
-        def attend(i, q, k, v):
-            self.k[i][self.rows, :, self.pos] = k[:, :, 0]
-            self.v[i][self.rows, :, self.pos] = v[:, :, 0]
-            return decode_attention(q, self.k[i], self.v[i], self.pos)
-
-        current = self.tokens[self.rows, self.pos][:, None]
-        hidden, _ = self.t.forward(current, self.pos[:, None], lambda i: partial(attend, i))
-        logits = self.t.logits(hidden[:, 0])
+        """write one token for every slot that is past its prompt"""
+        logits = self.t.logits(self.cache.step(self.tokens[self.rows, self.pos], self.pos, decode_attention))
         heat = torch.where(self.pos + 1 < self.hot_until, self.temperature, 0)[:, None]
         noise = -torch.log(-torch.log(torch.rand_like(logits).clamp_(1e-10, 1 - 1e-7)))
         chosen = (logits + heat * noise).argmax(-1)
         self.pos.copy_((self.pos + 1).clamp_max(self.max_len - 1))
-        self.tokens[self.rows, self.pos] = chosen
+        self.tokens[self.rows, self.pos] = torch.where(self.pos < self.prompt, self.tokens[self.rows, self.pos], chosen)
 
     def step(self):
         if not self.tokens.is_cuda:
@@ -116,22 +106,16 @@ class Generator:
         self.graph.replay()
 
     def prefill(self, slots, jobs):
-        """put jobs' prompts into slots; all but the last prompt token go through the target here"""
+        """put jobs' prompts into slots"""
         width = -(-max(len(j["ids"]) for j in jobs) // 32) * 32
         ids = torch.zeros(len(jobs), width, dtype=torch.long)
         for row, job in enumerate(jobs):
             ids[row, :len(job["ids"])] = torch.tensor(job["ids"])
         dev = self.tokens.device
         ids, slots = ids.to(dev), torch.tensor(slots, device=dev)
-
-        def attend(i, q, k, v):
-            self.k[i][slots, :, :width], self.v[i][slots, :, :width] = k, v
-            return causal(q, k, v)
-
-        self.t.forward(ids, torch.arange(width, device=dev).expand(len(jobs), -1), lambda i: partial(attend, i))
-        self.tokens[slots, :width] = ids
         length = torch.tensor([len(j["ids"]) for j in jobs], device=dev)
-        self.pos[slots] = length - 1
+        self.tokens[slots, :width] = ids
+        self.prompt[slots], self.pos[slots] = length, self.cache.fill(slots, ids, length)
         self.hot_until[slots] = length + torch.tensor([j["hot"] for j in jobs], device=dev)
         self.temperature[slots] = torch.tensor([float(j["temperature"]) for j in jobs], device=dev)
 
@@ -166,7 +150,7 @@ class Generator:
         for slot, job in live.items():
             start[slot] = len(job["ids"])
             limit[slot] = min(start[slot] + job["new"], self.max_len - 1)
-        stop = np.isin(tokens, STOP) & (column >= start[:, None]) & (column <= pos[:, None])
+        stop = np.isin(tokens, self.t.stop) & (column >= start[:, None]) & (column <= pos[:, None])
         first_stop = np.where(stop.any(1), stop.argmax(1), self.max_len)
         end = np.minimum(np.minimum(pos + 1, limit), first_stop + 1)
         done = (end == first_stop + 1) | (end == limit) | loops(tokens, pos)
@@ -224,8 +208,8 @@ def main():
     ap.add_argument("--device", default="cuda")
     ap.add_argument("-o", "--out", required=True)
     args = ap.parse_args()
-    target = Target(args.target, args.device, torch.float16 if args.device == "cuda" else torch.float32, args.gguf_py)
-    tok, rng = tokenizer_of(target.reader), random.Random(args.seed)
+    target = load_target(args.target, args.device, torch.float16 if args.device == "cuda" else torch.float32, args.gguf_py)
+    tok, rng = target.tokenizer(), random.Random(args.seed)
     torch.manual_seed(args.seed)
     encode = lambda text: tok.encode(text).ids
     rows = [json.loads(line) for line in open(args.prompts)]

@@ -14,16 +14,19 @@ import torch.nn.functional as F
 
 from drafter import drafter_from_gguf, encode
 from prompts import chat
-from target import Target, causal, rms_norm, tokenizer_of
+from target import causal, load_target, rms_norm
 
-CASES = [   # (text, tokens of the text before the root, block length, keep the features)
-    ("def square_sum(numbers):\n    total = 0\n    for x in numbers:\n        total += x * x\n", 14, 16, True),
-    ("The three primary colours are red, blue and yellow.", 8, 8, True),
-    ("from typing import List\n\n\ndef running_max(values: List[int]) -> List[int]:\n    \"\"\"Return the running maximum.\n    >>> running_max([1, 3, 2])\n    [1, 3, 3]\n    \"\"\"\n    result = []\n    for v in values:\n", 64, 16, False),
-    (chat(["A box holds 12 pencils. How many pencils are in 7 boxes?"]) + "To find the total number of pencils, we need to multiply", 66, 16, False),
-    (chat(["A box holds 12 pencils. How many pencils are in 7 boxes?"]) + "To find the total number of pencils, we need to multiply", 66, 4, False),
-    (chat(["Name three fruits."]) + "1. Apple\n2. Banana", 45, 12, False),
-]
+def cases(system):
+    """(text, tokens of the text before the root, block length, keep the features)"""
+    pencils = chat(["A box holds 12 pencils. How many pencils are in 7 boxes?"], system) + "To find the total number of pencils, we need to multiply"
+    return [
+        ("def square_sum(numbers):\n    total = 0\n    for x in numbers:\n        total += x * x\n", 14, 16, True),
+        ("The three primary colours are red, blue and yellow.", 8, 8, True),
+        ("from typing import List\n\n\ndef running_max(values: List[int]) -> List[int]:\n    \"\"\"Return the running maximum.\n    >>> running_max([1, 3, 2])\n    [1, 3, 3]\n    \"\"\"\n    result = []\n    for v in values:\n", 64, 16, False),
+        (pencils, 66, 16, False),
+        (pencils, 66, 4, False),
+        (chat(["Name three fruits."], system) + "1. Apple\n2. Banana", 45, 12, False),
+    ]
 
 
 def exact_encode(features, fc, enc_norm, mix, c):
@@ -50,9 +53,10 @@ def main():
     ap.add_argument("--gguf-py")
     ap.add_argument("-o", "--out", required=True)
     args = ap.parse_args()
-    target = Target(args.target, gguf_py=args.gguf_py)
-    drafter, tok, out = drafter_from_gguf(args.drafter, target.embd), tokenizer_of(target.reader), {}
-    for number, (text, before, block, keep) in enumerate(CASES):
+    target = load_target(args.target, gguf_py=args.gguf_py)
+    drafter, tok, out = drafter_from_gguf(args.drafter, target.embd), target.tokenizer(), {}
+    made = cases(target.system)
+    for number, (text, before, block, keep) in enumerate(made):
         ids = tok.encode(text).ids[:before + 1]
         logp, features = draft(target, drafter, ids, block, exact_encode)
         rounded, _ = draft(target, drafter, ids, block, encode)
@@ -64,7 +68,7 @@ def main():
         out.update({f"case{number}_{k}": v for k, v in case.items()})
         print(number, len(ids), "context;", "draft:", repr(tok.decode(drafter.d2t[logp.argmax(-1)].tolist())),
               "largest change by rounding the features: %.4f" % (rounded.gather(1, draft_ids) - top).abs().max())
-    np.savez_compressed(args.out, cases=np.int32(len(CASES)), taps=np.array(drafter.config.taps, np.int32), mask_token=np.int32(drafter.config.mask_token), **out)
+    np.savez_compressed(args.out, cases=np.int32(len(made)), taps=np.array(drafter.config.taps, np.int32), mask_token=np.int32(drafter.config.mask_token), **out)
 
 
 if __name__ == "__main__":

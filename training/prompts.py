@@ -14,8 +14,8 @@ from pathlib import Path
 import templates
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-SYSTEMS = [SYSTEM] * 6 + ["You are a helpful assistant.", "You are a careful coding assistant.",
-                          "Answer briefly.", "You are an expert who explains things step by step."]
+OTHER_SYSTEMS = ["You are a helpful assistant.", "You are a careful coding assistant.", "Answer briefly.",
+                 "You are an expert who explains things step by step."]
 CODE_ASKS = [
     "Complete the following Python function:\n```python\n{code}```",
     "Complete the following Python function:\n\n{code}",
@@ -37,8 +37,8 @@ SKIPPED_FOLDERS = {"test", "tests", "testing", "site-packages", "idlelib", "_ven
 
 
 def chat(turns, system=SYSTEM):
-    """SmolLM2's chat template with the assistant's turn opened; turns alternate user, assistant, user..."""
-    text = f"<|im_start|>system\n{system}<|im_end|>\n"
+    """the ChatML template of both targets with the assistant's turn opened; turns alternate user, assistant, user..."""
+    text = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
     for i, turn in enumerate(turns):
         text += f"<|im_start|>{'assistant' if i % 2 else 'user'}\n{turn}<|im_end|>\n"
     return text + "<|im_start|>assistant\n"
@@ -81,7 +81,7 @@ def documented_parts(path):
         yield None, None, doc
 
 
-def library_prompts(dirs, limit_per_dir, rng):
+def library_prompts(dirs, limit_per_dir, systems, rng):
     """code_raw, code_chat and doc_raw prompts cut from Python sources"""
     for folder in map(Path, dirs):
         files = [p for p in sorted(folder.rglob("*.py")) if not SKIPPED_FOLDERS & set(p.relative_to(folder).parts)]
@@ -92,43 +92,49 @@ def library_prompts(dirs, limit_per_dir, rng):
             if code is None:
                 yield "doc_raw", doc[:rng.randint(60, 240)]
             else:
-                yield from code_prompts(code, name, doc, rng)
+                yield from code_prompts(code, name, doc, systems, rng)
 
 
-def code_prompts(code, name, doc, rng):
+def code_prompts(code, name, doc, systems, rng):
     """one function head, raw and as a request"""
     before = rng.choice(["", "", "\n\n", "from typing import List\n\n\n", "import math\n\n\n", "import os\nimport re\n\n\n"])
     yield "code_raw", before + code
     if rng.random() < 0.6:
         ask = rng.choice(CODE_ASKS).format(code=code, name=name, doc=" ".join(doc.split()))
-        yield "code_chat", chat([ask], rng.choice(SYSTEMS))
+        yield "code_chat", chat([ask], rng.choice(systems))
 
 
-def gsm_prompts(path, rng):
-    """GSM8K training questions in the ways people ask them"""
+def other_numbers(question, rng):
+    """the question with every number changed to another of as many digits"""
+    return re.sub(r"\d+", lambda m: str(rng.randint(10 ** (len(m[0]) - 1) + 1, 10 ** len(m[0]) - 1)), question)
+
+
+def gsm_prompts(path, copies, systems, rng):
+    """GSM8K training questions in the ways people ask them; with copies, that many times more with other numbers"""
     suffixes = ["", "", "", "\nLet's think step by step.", "\nGive the final answer after ####.", "\nSolve this step by step."]
     plain = ["Question: {q}\nAnswer:"] * 4 + ["{q}\n", "Q: {q}\nA:", "Problem: {q}\n\nSolution:"]
     for row in map(json.loads, open(path)):
-        system = SYSTEM if rng.random() < 0.8 else rng.choice(SYSTEMS)
-        yield "gsm_chat", chat([row["question"] + rng.choice(suffixes)], system)
-        yield "gsm_plain", rng.choice(plain).format(q=row["question"])
+        for question in [row["question"]] + [other_numbers(row["question"], rng) for _ in range(copies)]:
+            system = systems[0] if rng.random() < 0.8 else rng.choice(systems)
+            yield "gsm_chat", chat([question + rng.choice(suffixes)], system)
+            yield "gsm_plain", rng.choice(plain).format(q=question)
 
 
-def general_prompts(rng):
+def general_prompts(per_topic, systems, rng):
     """templates x topics, some of two turns"""
-    for ask in templates.general(rng):
-        yield "general_chat", chat([ask], rng.choice(SYSTEMS))
+    for ask in templates.general(rng, per_topic):
+        yield "general_chat", chat([ask], rng.choice(systems))
     for topic in templates.TOPICS:
         turns = [f"Tell me something about {topic}.", f"Sure! Here is one thing about {topic}: people have studied it for a long time.",
                  rng.choice(["Can you go on?", "Give me an example.", "Why does it matter?", "Summarise that in one sentence."])]
-        yield "general_chat", chat(turns)
+        yield "general_chat", chat(turns, systems[0])
 
 
-def self_prompts(n, rng):
+def self_prompts(n, systems, rng):
     """openings after which the target itself invents code, or a user's request"""
     for _ in range(n):
         yield "self_code", rng.choice(SELF_CODE)
-        yield "self_user", f"<|im_start|>system\n{rng.choice(SYSTEMS)}<|im_end|>\n<|im_start|>user\n"
+        yield "self_user", chat([], rng.choice(systems)).replace("<|im_start|>assistant", "<|im_start|>user")
 
 
 def main():
@@ -137,14 +143,18 @@ def main():
     ap.add_argument("--humaneval")
     ap.add_argument("--code", nargs="*", default=[], help="folders of permissively licensed Python sources")
     ap.add_argument("--per-dir", type=int, default=1200)
+    ap.add_argument("--per-topic", type=int, default=14, help="general questions for each topic")
+    ap.add_argument("--other-numbers", type=int, default=0, help="copies of every word problem with other numbers")
+    ap.add_argument("--system", default=SYSTEM, help="the target's usual system message; '' for none")
     ap.add_argument("--self-seeds", type=int, default=8000)
     ap.add_argument("-o", "--out", required=True)
     args = ap.parse_args()
-    rng = random.Random(0)
-    rows = [*library_prompts(args.code, args.per_dir, rng), *gsm_prompts(args.gsm8k, rng), *general_prompts(rng)]
-    rows += [row for task in templates.functions(rng) for row in code_prompts(*task, rng)]
+    rng, systems = random.Random(0), [args.system] * 6 + OTHER_SYSTEMS
+    rows = [*library_prompts(args.code, args.per_dir, systems, rng), *gsm_prompts(args.gsm8k, args.other_numbers, systems, rng)]
+    rows += [*general_prompts(args.per_topic, systems, rng)]
+    rows += [row for task in templates.functions(rng) for row in code_prompts(*task, systems, rng)]
     ok = Filter(args.humaneval).ok
-    rows = [r for r in dict.fromkeys(rows) if ok(r[1])] + list(self_prompts(args.self_seeds, rng))
+    rows = [r for r in dict.fromkeys(rows) if ok(r[1])] + list(self_prompts(args.self_seeds, systems, rng))
     rng.shuffle(rows)
     with open(args.out, "w") as f:
         for kind, text in rows:

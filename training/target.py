@@ -1,13 +1,27 @@
-"""The frozen target (llama architecture) in PyTorch, read from its GGUF: weights, tokenizer, forward.
+"""The frozen target (llama architecture) in PyTorch, read from its GGUF: weights, tokenizer, forward, cache.
+
+load_target reads any target; qwen35.Qwen35Target is the other one, with the same attributes and methods.
 
 Shapes: B rows, S tokens, E hidden, H query heads, K key/value heads, D head size.
 """
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from prompts import SYSTEM
+
+
+def load_target(path, device="cpu", dtype=torch.float32, gguf_py=None):
+    """the target of a GGUF, by its architecture"""
+    arch = read_gguf(path, gguf_py).fields["general.architecture"].contents()
+    if arch == "qwen35":
+        from qwen35 import Qwen35Target
+        return Qwen35Target(path, device, dtype, gguf_py)
+    return Target(path, device, dtype, gguf_py)
 
 
 def read_gguf(path, gguf_py=None):
@@ -58,6 +72,10 @@ def layer_forward(x, cos, sin, w, heads, kv_heads, eps, attend):
 class Target:
     """weights of the target on one device, and the loop over its layers"""
 
+    stop = (0, 2)     # <|endoftext|>, <|im_end|>
+    system = SYSTEM   # what its chat template puts first
+    draft = {}        # what a drafter's Config takes from this target: its defaults fit
+
     def __init__(self, path, device="cpu", dtype=torch.float32, gguf_py=None):
         self.reader = read_gguf(path, gguf_py)
         key = lambda name: self.reader.fields["llama." + name].contents()
@@ -94,8 +112,50 @@ class Target:
             x = layer(x, cos, sin, w, self.heads, self.kv_heads, self.eps, attend(i))
         return rms_norm(x, self.norm, self.eps), torch.cat(kept, -1) if kept else None
 
+    def over_rows(self, attention, wrap):
+        """forward's `layer` for whole rows, wrapped (compiled); attend(i) is then the mask of attention(q, k, v, mask)"""
+        def layer(x, cos, sin, w, heads, kv_heads, eps, mask):
+            return layer_forward(x, cos, sin, w, heads, kv_heads, eps, lambda q, k, v: attention(q, k, v, mask))
+        return wrap(layer)
+
     def logits(self, hidden):
         return F.linear(hidden, self.embd).float()
+
+    def tokenizer(self):
+        return tokenizer_of(self.reader)
+
+    def cache(self, slots, max_len):
+        return Cache(self, slots, max_len)
+
+
+class Cache:
+    """key/value cells of `slots` texts for generate.Generator"""
+
+    def __init__(self, target, slots, max_len):
+        shape = (slots, target.kv_heads, max_len, target.head_dim)
+        cells = lambda: [torch.zeros(shape, dtype=target.dtype, device=target.device) for _ in range(target.n_layer)]
+        self.target, self.k, self.v, self.rows = target, cells(), cells(), torch.arange(slots, device=target.device)
+
+    def fill(self, slots, ids, lengths):
+        """put prompts (ids [n, width], padded on the right) into slots -> position to go on from, the last prompt token's"""
+        width = ids.shape[1]
+
+        def attend(i, q, k, v):
+            self.k[i][slots, :, :width], self.v[i][slots, :, :width] = k, v
+            return causal(q, k, v)
+
+        self.target.forward(ids, torch.arange(width, device=ids.device).expand(len(ids), -1), lambda i: partial(attend, i))
+        return lengths - 1
+
+    def step(self, tokens, pos, decode_attention):
+        """one token for every slot: tokens, pos [slots] -> normed last hidden [slots, E]"""
+        def attend(i, q, k, v):
+            self.k[i][self.rows, :, pos] = k[:, :, 0]
+            self.v[i][self.rows, :, pos] = v[:, :, 0]
+            return decode_attention(q, self.k[i], self.v[i], pos)
+
+        hidden, _ = self.target.forward(tokens[:, None], pos[:, None], lambda i: partial(attend, i))
+        return hidden[:, 0]
 
 
 def causal(q, k, v):

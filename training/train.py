@@ -17,17 +17,15 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 import data
 from drafter import Config, Drafter, block_forward, dense_mask, drafter_from_gguf, encode, load_drafter, stored, visible
-from target import Target, layer_forward
+from target import load_target
 
 
-def target_layer(x, cos, sin, w, heads, kv_heads, eps, mask):
-    attend = lambda q, k, v: flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
-    return layer_forward(x, cos, sin, w, heads, kv_heads, eps, attend)
+def flex(q, k, v, mask):
+    return flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
 
 
-def target_layer_dense(x, cos, sin, w, heads, kv_heads, eps, mask):
-    attend = lambda q, k, v: F.scaled_dot_product_attention(q, *wide(q, k, v), attn_mask=mask)
-    return layer_forward(x, cos, sin, w, heads, kv_heads, eps, attend)
+def dense(q, k, v, mask):
+    return F.scaled_dot_product_attention(q, *wide(q, k, v), attn_mask=mask)
 
 
 def wide(q, k, v):
@@ -36,14 +34,9 @@ def wide(q, k, v):
     return k.repeat_interleave(n, 1), v.repeat_interleave(n, 1)
 
 
-def drafter_block(x, context, cos, sin, w, mix, c, mask):
-    attend = lambda q, k, v: flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
-    return block_forward(x, context, cos, sin, w, mix, c, attend)
-
-
-def drafter_block_dense(x, context, cos, sin, w, mix, c, mask):
-    attend = lambda q, k, v: F.scaled_dot_product_attention(q, *wide(q, k, v), attn_mask=mask)
-    return block_forward(x, context, cos, sin, w, mix, c, attend)
+def drafter_block(attention):
+    """drafter.block_forward whose last argument is the mask"""
+    return lambda x, context, cos, sin, w, mix, c, mask: block_forward(x, context, cos, sin, w, mix, c, lambda q, k, v: attention(q, k, v, mask))
 
 
 def head_loss(hidden, head, mix, kind, label, weight):
@@ -64,8 +57,8 @@ class Runner:
     def __init__(self, target, compiled):
         self.target, self.compiled = target, compiled
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
-        self.target_layer = wrap(target_layer if compiled else target_layer_dense)
-        self.block = wrap(drafter_block if compiled else drafter_block_dense)
+        attention = flex if compiled else dense
+        self.target_layer, self.block = target.over_rows(attention, wrap), wrap(drafter_block(attention))
         self.make_mask, self.encode, self.head_loss = wrap(create_block_mask), wrap(encode), wrap(head_loss)
 
     def mask(self, fn, B, Q, K, dense):
@@ -124,11 +117,11 @@ def feature_scale(runner, rows, taps):
     return features[keep].float().abs().mean(0).clamp_min(1e-3) * 1.25
 
 
-def parse_variant(text):
-    """name:key=value,... -> (name, Config)"""
+def parse_variant(text, target):
+    """name:key=value,... -> (name, Config), for the target's shape where nothing else is said"""
     name, _, rest = text.partition(":")
     convert = lambda v: int(v) if v.isdigit() else v
-    return name, Config(**{k: convert(v) for k, v in (kv.split("=") for kv in rest.split(",") if kv)})
+    return name, Config(**{**target.draft, **{k: convert(v) for k, v in (kv.split("=") for kv in rest.split(",") if kv)}})
 
 
 def schedule(progress, warmup=0.02):
@@ -148,7 +141,7 @@ class Trainer:
     def __init__(self, args):
         self.args, self.began = args, time.time()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.target = Target(args.target, device, torch.float16 if device == "cuda" else torch.float32, args.gguf_py)
+        self.target = load_target(args.target, device, torch.float16 if device == "cuda" else torch.float32, args.gguf_py)
         self.runner = Runner(self.target, device == "cuda")
         self.rng = np.random.default_rng(args.seed)
         self._load_data(device)
@@ -160,21 +153,23 @@ class Trainer:
         train, self.held_out = data.split(docs)
         packed = data.pack(train, self.args.row, self.rng)
         self.rows = {k: torch.from_numpy(v).to(device) for k, v in packed.items()}
-        ids, covered, counts = data.draft_vocabulary(train, self.args.n_vocab, self.target.n_vocab, always=range(17))
+        self.n_vocab = min(self.args.n_vocab, self.target.n_vocab)
+        ids, covered, counts = data.draft_vocabulary(train, self.n_vocab, self.target.n_vocab, always=range(17))
+        ids = ids if self.n_vocab < self.target.n_vocab else np.arange(self.n_vocab)   # the whole vocabulary keeps its order
         self.t2d = torch.full((self.target.n_vocab,), -100, device=device)
         self.ids = torch.from_numpy(ids).to(device)
         self.t2d[self.ids] = torch.arange(len(ids), device=device)
         shares = np.sort(counts)[::-1].cumsum() / counts.sum()
         self.info = dict(documents=len(train), held_out=len(self.held_out), tokens=int(sum(len(d["tokens"]) for d in train)),
                          generated=int(counts.sum()), rows=len(packed["tokens"]), fill=float((packed["doc"] >= 0).mean()),
-                         coverage={str(n): float(shares[n - 1]) for n in (4096, 8192, 12288, 16384, 24576)})
+                         coverage={str(n): float(shares[n - 1]) for n in (4096, 8192, 12288, 16384, 24576) if n <= len(shares)})
         print(self.info, flush=True)
 
     def _make_drafters(self, device):
         self.drafters, self.optimizers = {}, {}
         for text in self.args.variant:
-            name, config = parse_variant(text)
-            config.n_vocab = self.args.n_vocab
+            name, config = parse_variant(text, self.target)
+            config.n_vocab = self.n_vocab
             scale = feature_scale(self.runner, self._rows(range(self.args.batch)), config.taps)
             if self.args.resume:
                 drafter = self._resumed(name, scale, device)
@@ -183,7 +178,8 @@ class Trainer:
                 drafter = Drafter(config, self.ids, self.target.embd, scale).to(device)
                 drafter.out_norm.data.copy_(self.target.norm.float() * 0.2)   # starts near a flat distribution
             self.drafters[name], self.optimizers[name] = drafter, Optimizer(drafter, self.args.lr, self.args.head_lr)
-        self.taps = next(iter(self.drafters.values())).config.taps
+        first = next(iter(self.drafters.values())).config
+        self.taps, self.mask_token = first.taps, first.mask_token
 
     def _resumed(self, name, scale, device):
         """a drafter from a checkpoint folder or a GGUF (which holds fc for raw features), and its draft vocabulary"""
@@ -208,7 +204,7 @@ class Trainer:
 
     def step(self, rows, scale, mix):
         """one update of every drafter; returns what the log needs"""
-        blocks = data.sample_blocks(rows, self.args.slots, self.t2d, Config.mask_token, self.args.depth_scale)
+        blocks = data.sample_blocks(rows, self.args.slots, self.t2d, self.mask_token, self.args.depth_scale)
         features, _ = self.runner.features(rows, self.taps)
         mask, out = self.runner.block_mask(blocks), {}
         for name, drafter in self.drafters.items():
@@ -269,7 +265,7 @@ def arguments():
     ap.add_argument("--batch", type=int, default=32, help="rows a step")
     ap.add_argument("--row", type=int, default=1024, help="tokens a row")
     ap.add_argument("--slots", type=int, default=2048, help="block tokens a row")
-    ap.add_argument("--n-vocab", type=int, default=12288, help="draft vocabulary")
+    ap.add_argument("--n-vocab", type=int, default=12288, help="draft vocabulary; the whole one if the target has no more")
     ap.add_argument("--lr", type=float, default=2e-3)
     ap.add_argument("--head-lr", type=float, default=5e-4)
     ap.add_argument("--lr-scale", type=float, default=1.0)
