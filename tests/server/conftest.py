@@ -28,6 +28,11 @@ def other_pair(folder) -> Pair:
 
 
 @pytest.fixture(scope="session")
+def hybrid_pair(folder) -> Pair:
+    return Pair(folder, seed=8, arch="qwen35")
+
+
+@pytest.fixture(scope="session")
 def start(folder):
     """Starts servers, which are stopped when the tests end."""
     servers = []

@@ -72,6 +72,7 @@ class Server:
 class Pair:
     """A target that mostly writes digits, and a drafter that guesses many of them."""
 
-    def __init__(self, folder: Path, seed: int = 0):
-        self.target = drafter_models.make_predictable(models.write_target(folder / f"target-{seed}.gguf", seed=seed))
-        self.drafter = drafter_models.write_drafter(folder / f"drafter-{seed}.gguf", self.target)
+    def __init__(self, folder: Path, seed: int = 0, arch: str = "llama"):
+        write = models.write_hybrid if arch in models.HYBRIDS else models.write_target
+        self.target = drafter_models.make_predictable(write(folder / f"{arch}-{seed}.gguf", arch, seed=seed))
+        self.drafter = drafter_models.write_drafter(folder / f"{arch}-{seed}-dflash.gguf", self.target)

@@ -17,7 +17,7 @@ KEY = "secret"
 
 
 def ask(server, model="any", prompt=PROMPT, api_key=KEY, **request):
-    request = dict(temperature=0, max_tokens=40, extra_body={"repeat_penalty": 1.0}, **request)
+    request = {"temperature": 0, "max_tokens": 40, "extra_body": {"repeat_penalty": 1.0}, **request}
     return server.client(api_key).completions.create(model=model, prompt=prompt, **request)
 
 
@@ -105,8 +105,17 @@ def test_answers_from_the_cache_are_the_same(plain, from_environment):
 # ---------------------------------------------------------------- a file with several models and a key
 
 
+CALLS = dict(chat_format="chatml-function-calling")  # this format's answers are made of several completions
+FLAG = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+CALL = dict(
+    messages=[{"role": "user", "content": "0123"}],
+    tools=[{"type": "function", "function": {"name": "look_up", "parameters": FLAG}}],
+    tool_choice="auto",
+)
+
+
 @pytest.fixture(scope="module")
-def several(folder, start, pair, other_pair):
+def several(folder, start, pair, other_pair, hybrid_pair):
     common = {**OPTIONS, "verbose": False}
     models = [
         dict(model_alias="one", model=str(pair.target), draft_model=str(pair.drafter), draft_model_budget=12),
@@ -115,6 +124,10 @@ def several(folder, start, pair, other_pair):
         dict(model_alias="mixed-up", model=str(pair.target), draft_model=str(pair.target)),
         dict(model_alias="embedding", model=str(pair.target), draft_model=str(pair.drafter), embedding=True),
         dict(model_alias="embedding-plain", model=str(pair.target), flash_attn=True, embedding=True),
+        dict(model_alias="hybrid", model=str(hybrid_pair.target), draft_model=str(hybrid_pair.drafter), draft_model_budget=12),
+        dict(model_alias="hybrid-plain", model=str(hybrid_pair.target), flash_attn=True),
+        dict(model_alias="caller", model=str(pair.target), draft_model=str(pair.drafter), draft_model_budget=12, **CALLS),
+        dict(model_alias="caller-plain", model=str(pair.target), flash_attn=True, **CALLS),
     ]
     config = folder / "models.yaml"
     config.write_text(yaml.safe_dump({"api_key": KEY, "models": [{**common, **model} for model in models]}))
@@ -140,6 +153,26 @@ def test_a_wrong_drafter_of_a_later_model_is_an_error_of_its_requests_alone(plai
     with pytest.raises(openai.InternalServerError, match='expected "dflash"'):
         ask(several, "mixed-up")
     assert text_of(ask(several, "one")) == text_of(ask(plain))
+
+
+def test_a_hybrid_models_answers_are_plain_decodings(several):
+    def talk(model):
+        first, whole = ask(several, model), ask(several, model, max_tokens=20, logprobs=2)
+        again = ask(several, model, prompt=PROMPT + text_of(first) + " and 54", stream=True)
+        return text_of(first), whole.choices[0].logprobs.token_logprobs, "".join(text_of(chunk) for chunk in again)
+
+    assert talk("hybrid") == talk("hybrid-plain")
+    assert ask(several, "hybrid").timings["draft_n_accepted"] > 0
+
+
+def test_answers_made_of_several_completions_are_plain_decodings(several):
+    def call(model):
+        request = dict(model=model, temperature=0, max_tokens=60, extra_body={"repeat_penalty": 1.0}, **CALL)
+        return several.client(KEY).chat.completions.create(**request)
+
+    drafted, plain = call("caller"), call("caller-plain")
+    assert drafted.choices[0].message.content == plain.choices[0].message.content
+    assert drafted.timings["predicted_n"] == plain.timings["predicted_n"] > drafted.usage.completion_tokens > 0
 
 
 def test_embeddings_are_those_without_a_drafter(several):
