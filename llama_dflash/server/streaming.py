@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Iterator
 
+import anyio
+import anyio.lowlevel
 import llama_cpp.server.app as upstream
 from anyio.streams.memory import MemoryObjectSendStream
 from llama_cpp.server.errors import RouteErrorHandler
@@ -16,19 +20,20 @@ async def get_event_publisher(
     *, inner_send_chan: MemoryObjectSendStream[Any], body: Any, llama_call: Callable[..., Any], **rest: Any
 ) -> None:
     """Sends the chunks of an answer. Errors become an event of OpenAI's form: the status has been sent by then."""
-    streams: List[Iterator[Any]] = []
-
-    def call(llama: Any, **request: Any) -> Iterator[Any]:
-        # by name: upstream names the stock class's method
-        streams.append(getattr(llama, llama_call.__name__)(**request))
-        return streams[-1]
-
     async with inner_send_chan.clone() as error_chan:
         try:
-            await _publish(inner_send_chan=inner_send_chan, body=body, llama_call=call, **rest)
+            # left, and with it the generation, before the next request gets the model: nothing is awaited in between
+            with contextlib.ExitStack() as streams:
+                call = functools.partial(_open, streams, llama_call.__name__)
+                await _publish(inner_send_chan=inner_send_chan, body=body, llama_call=call, **rest)
+        except anyio.get_cancelled_exc_class():
+            # How upstream ends an interrupted stream too, after its last event; that would cut the response short.
+            await anyio.lowlevel.checkpoint_if_cancelled()  # raises if this is a real one
         except Exception as error:
             _, message = RouteErrorHandler.error_message_wrapper(RouteErrorHandler, error, body)  # type: ignore[arg-type]
             await error_chan.send(dict(data=json.dumps({"error": message})))
-        finally:
-            for stream in streams:  # before the next request's first token: nothing was awaited since this one's lock
-                stream.close()  # type: ignore[attr-defined]
+
+
+def _open(streams: contextlib.ExitStack, method: str, llama: Any, **request: Any) -> Iterator[Any]:
+    """Calls a method by its name, as upstream names the stock class's; its generator ends when `streams` is left."""
+    return streams.enter_context(contextlib.closing(getattr(llama, method)(**request)))
