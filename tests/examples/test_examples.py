@@ -16,6 +16,7 @@ SAYS = {
     "stream_a_chat.py": "> Which of them is the largest?",
     "json_schema.py": '"is_compiled"',
     "own_sampler_settings.py": "--- without digits",
+    "ask_a_server.py": "draft nodes accepted)",
     "look_at_a_tree.py": "bonus token:",
 }
 
