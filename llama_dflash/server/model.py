@@ -33,17 +33,20 @@ class LlamaProxy(upstream.LlamaProxy):
             ValueError: If the model or its drafter does not load.
         """
         own = _own_arguments(settings)
-        stock = settings if not own else settings.model_copy(update={"draft_model": None})
+        stock = settings.model_copy(update={"draft_model": None}) if "draft_model" in own else settings
         with names_in(upstream, llama_cpp=_llama_cpp_with(_llama_class(own))):
             return upstream.LlamaProxy.load_llama_from_model_settings(stock)
 
 
 def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:
-    """Arguments of Llama beside those that upstream passes on; none without a DFlash drafter."""
+    """Arguments of our Llama that upstream's loader does not know, or has another default for."""
+    own: Dict[str, Any] = {}
+    if settings.checkpoint_bytes is not None:
+        own["checkpoint_bytes"] = settings.checkpoint_bytes
     drafter = settings.drafter()
     if drafter is None:
-        return {}
-    own: Dict[str, Any] = {"draft_model": drafter}
+        return own
+    own["draft_model"] = drafter
     # upstream's defaults do not suit a drafter: it drafts best with flash attention (docs/exactness.md), and
     # logits_all keeps n_ctx x n_vocab logits for the few requests that want logprobs
     if "flash_attn" not in settings.model_fields_set:

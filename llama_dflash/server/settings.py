@@ -19,8 +19,8 @@ class ModelSettings(upstream.ModelSettings):
 
     draft_model: Optional[str] = Field(
         default=None,
-        description="What to speculate with: the path of a DFlash drafter made for the model, "
-        f"or {PROMPT_LOOKUP}, llama-cpp-python's own method.",
+        description="What to speculate with: the path of a DFlash drafter made for the model (a GGUF file or a "
+        f"published checkpoint), or {PROMPT_LOOKUP}, llama-cpp-python's own method.",
     )
     draft_model_budget: Union[Literal["auto"], int] = Field(
         default="auto",
@@ -45,6 +45,11 @@ class ModelSettings(upstream.ModelSettings):
     draft_model_type_v: Optional[int] = Field(
         default=None,
         description="ggml type of the drafter's value cache. F16 if not given.",
+    )
+    checkpoint_bytes: Optional[int] = Field(
+        default=None,
+        ge=0,
+        description="For recurrent and hybrid models: the most memory for checkpoints of their states. 512 MiB if not given.",
     )
 
     def drafter(self) -> Optional[DFlashDraft]:
