@@ -1,4 +1,4 @@
-"""The FastAPI app: llama_cpp.server's, with our settings, models and streams, and /health.
+"""The FastAPI app: llama_cpp.server's, with our settings, models, requests and streams, and /health.
 
     uvicorn --factory llama_dflash.server.app:create_app    # settings from the environment: MODEL, DRAFT_MODEL, ...
 """
@@ -23,6 +23,7 @@ import llama_cpp.server.app as upstream  # noqa: E402
 from . import settings as ours  # noqa: E402
 from ._names import names_in  # noqa: E402
 from .model import LlamaProxy  # noqa: E402
+from .requests import NewerWords  # noqa: E402
 from .streaming import get_event_publisher  # noqa: E402
 
 # what upstream's functions call a settings class; in its command too
@@ -50,6 +51,7 @@ def create_app(
     upstream.get_event_publisher = get_event_publisher  # looked up by every request
     with names_in(upstream, LlamaProxy=LlamaProxy, **SETTINGS):
         app = upstream.create_app(settings, server_settings, model_settings)
+    app.add_middleware(NewerWords)
 
     @app.get("/health", summary="Health", tags=["Extras"])  # as llama.cpp's: needs no API key
     @app.get("/v1/health", include_in_schema=False)

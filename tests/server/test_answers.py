@@ -2,6 +2,7 @@
 
 import json
 
+import openai
 import pytest
 
 PROMPT = "the digits: 0123"
@@ -107,6 +108,19 @@ def test_a_tool_is_called_with_arguments_of_its_schema(same, stream):
 def test_an_answer_follows_a_json_schema(same):
     answer = same(chat(response_format={"type": "json_object", "schema": CITY}, max_tokens=200), text_of)
     assert json.loads(answer.choices[0].message.content).keys() == {"city", "capital"}
+
+
+def test_openais_own_words_for_a_json_schema_and_for_max_tokens_are_understood(same):
+    older = same(chat(response_format={"type": "json_object", "schema": CITY}, max_tokens=200), text_of)
+    openais = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}
+    newer = same(chat(response_format=openais, max_tokens=None, max_completion_tokens=200), text_of)
+    assert text_of(newer) == text_of(older)
+    assert same(chat(max_tokens=None, max_completion_tokens=7), text_of).usage.completion_tokens == 7
+
+
+def test_a_format_of_no_known_type_is_an_error(drafted):
+    with pytest.raises(openai.APIError, match="response_format"):
+        chat(response_format={"type": "poem"})(drafted.client())
 
 
 def test_logprobs_of_a_completion_are_plain_decodings(same):

@@ -57,10 +57,13 @@ def test_a_text_may_fill_the_context(plain, drafted):
 
 
 def test_an_error_before_a_stream_begins_is_said_in_it(drafted):
-    messages, tools = [{"role": "user", "content": "0"}], [{"type": "function", "function": {"name": "a", "parameters": {}}}]
-    choice = {"type": "function", "function": {"name": "b"}}
+    request = dict(
+        messages=[{"role": "user", "content": "0"}],
+        tools=[{"type": "function", "function": {"name": "a", "parameters": {}}}],
+        tool_choice={"type": "function", "function": {"name": "b"}},
+    )
     with pytest.raises(openai.APIError, match="'b' not found in tools"):
-        list(drafted.client().chat.completions.create(model="any", messages=messages, tools=tools, tool_choice=choice, stream=True))
+        list(drafted.client().chat.completions.create(model="any", stream=True, **request))
     assert ask(drafted, PROMPTS[1], n=5)
 
 

@@ -1,0 +1,48 @@
+"""Requests in newer words, without a server."""
+
+import asyncio
+import json
+
+import pytest
+
+from llama_dflash.server.requests import NewerWords, in_upstreams_words
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"max_tokens":  3}', b"\xff"])
+def test_what_has_no_newer_word_is_left_as_it_is(body):
+    assert in_upstreams_words(body) == body
+
+
+@pytest.mark.parametrize(
+    "said, meant",
+    [
+        ({"max_completion_tokens": 3}, {"max_tokens": 3}),
+        ({"max_completion_tokens": 3, "max_tokens": 2}, {"max_tokens": 2}),
+        ({"response_format": None}, {"response_format": None}),
+        ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}),
+    ],
+)
+def test_newer_words_are_translated(said, meant):
+    assert json.loads(in_upstreams_words(json.dumps(said).encode())) == meant
+
+
+def test_a_body_may_come_in_pieces_and_a_client_may_go_away():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.extend([await receive(), await receive()])
+
+    def messages(*pieces):
+        left = [*pieces, {"type": "http.disconnect"}]
+
+        async def receive():
+            return left.pop(0)
+
+        return receive
+
+    scope = {"type": "http", "path": "/v1/chat/completions"}
+    parts = [b'{"max_completion_tokens"', b": 5", b"}"]
+    pieces = [{"type": "http.request", "body": part, "more_body": part != b"}"} for part in parts]
+    asyncio.run(NewerWords(app)(scope, messages(*pieces), None))
+    assert json.loads(seen[0]["body"]) == {"max_tokens": 5} and not seen[0]["more_body"]
+    assert seen[1] == {"type": "http.disconnect"}
