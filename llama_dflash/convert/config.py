@@ -25,6 +25,15 @@ ARCHITECTURES = {
 QWEN3_DEFAULTS = {"head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
 QWEN3_ROPE_THETA = 10000.0
 
+_CHECKS = {
+    "uint32": lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32,
+    "float32": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38,
+    "bool": lambda value: isinstance(value, bool),
+    "string": lambda value: isinstance(value, str),
+    "array": lambda value: isinstance(value, list) and len(value) > 0,
+}
+_EXPECTED = {"uint32": "a whole number", "float32": "a number", "bool": "true or false", "string": "text", "array": "a list with items"}
+
 Key = Tuple[str, str, Any]  # a name without "dflash.", the type by the name of GGUFWriter's method, the value
 
 
@@ -47,9 +56,7 @@ class DrafterConfig:
         value = self.find(*names)
         if value is None:
             raise ValueError(f"config.json has no {' or '.join(names)}, which a {self.kind} drafter needs: fetch the original config")
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"config.json has {names[0]} = {value!r}, expected a positive whole number")
-        return value
+        return _whole(names[0], value)
 
     def find(self, *names: str) -> Any:
         return next((self.values[name] for name in names if self.values.get(name) is not None), None)
@@ -57,6 +64,10 @@ class DrafterConfig:
     def setting(self, name: str) -> Any:
         """One of the drafter's own settings, which are in "dflash_config" or beside it."""
         return self.dflash.get(name, self.values.get(name))
+
+    def whole_setting(self, name: str) -> int:
+        """A positive whole number under "dflash_config"."""
+        return _whole(name, self.dflash.get(name))
 
     @property
     def is_gemma(self) -> bool:
@@ -68,7 +79,7 @@ class DrafterConfig:
 
     @property
     def n_layers(self) -> int:
-        return self.number("num_hidden_layers", "n_layers", "num_layers")
+        return _layers(self.number("num_hidden_layers", "n_layers", "num_layers"))
 
     @property
     def n_embd(self) -> int:
@@ -105,9 +116,16 @@ class DrafterConfig:
     def target_layer_ids(self) -> List[int]:
         """The target's layers whose outputs are features."""
         ids = self.setting("target_layer_ids")
-        if not isinstance(ids, list) or not ids or not all(isinstance(i, int) for i in ids):
+        if not _is_ids(ids):
             raise ValueError(f"config.json names no target layers: target_layer_ids is {ids!r}, expected a list of layer numbers")
         return ids
+
+    @property
+    def block_size(self) -> int:
+        size = self.dflash.get("block_size", self.values.get("block_size", 16))
+        if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= 1024:
+            raise ValueError(f"config.json has block_size = {size!r}, expected 2 to 1024 positions")
+        return size
 
     @property
     def mask_token(self) -> int:
@@ -117,25 +135,42 @@ class DrafterConfig:
         return mask
 
 
+def _whole(name: str, value: Any, most: int = 2**31 - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"config.json has {name} = {value!r}, expected a whole number from 1 to {most}")
+    return value
+
+
+def _layers(value: Any) -> int:
+    return _whole("num_hidden_layers", value, 512)  # llama.cpp's limit
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+
+
 def read_config(raw: Dict[str, Any]) -> DrafterConfig:
     """What config.json holds, in one schema.
 
     Raises:
         ValueError: If it is no drafter's, or one of a kind that does not convert.
     """
-    architecture = (raw.get("architectures") or [None])[0]
-    if architecture not in ARCHITECTURES:
+    architectures = raw.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ValueError(
             f"config.json is of architecture {architecture!r}, expected that of a drafter: {', '.join(ARCHITECTURES)}. "
             "Targets and other models convert with llama.cpp's convert_hf_to_gguf.py"
         )
     if raw.get("quantization_config"):
         raise ValueError("config.json says that the checkpoint is quantised (quantization_config): take the original one, in BF16 or F16")
+    _check_objects(raw)
     kind = ARCHITECTURES[architecture]
     values = _as_transformers_reads_it({**raw, **(raw.get("text_config") or {})})
     nested = "transformer_layer_config" in values
     if kind == "DSpark" and nested:
-        values.update(values["transformer_layer_config"])
+        values.update(values["transformer_layer_config"] or {})
+        _check_objects(values)
     if kind == "Gemma4 DSpark":
         _check_gemma(values)
     dflash = values.get("dflash_config") or (_dspark_settings(values) if kind == "DSpark" else {})
@@ -151,6 +186,12 @@ def read_config(raw: Dict[str, Any]) -> DrafterConfig:
     )
 
 
+def _check_objects(values: Dict[str, Any]) -> None:
+    for name in ("dflash_config", "text_config", "transformer_layer_config", "rope_parameters", "rope_scaling"):
+        if not isinstance(values.get(name), (dict, type(None))):
+            raise ValueError(f"config.json has {name} = {values[name]!r}, expected an object")
+
+
 def _as_transformers_reads_it(values: Dict[str, Any]) -> Dict[str, Any]:
     if values.get("model_type") != "qwen3":
         return dict(values)
@@ -158,10 +199,10 @@ def _as_transformers_reads_it(values: Dict[str, Any]) -> Dict[str, Any]:
     if not values.get("use_sliding_window"):
         values["sliding_window"] = None
     if values.get("layer_types") is None and values.get("sliding_window") is not None:
-        n_full = values.get("max_window_layers", 28)
-        values["layer_types"] = [
-            "sliding_attention" if i >= n_full else "full_attention" for i in range(values.get("num_hidden_layers", 0))
-        ]
+        n_full, n_layers = values.get("max_window_layers", 28), _layers(values.get("num_hidden_layers"))
+        if not isinstance(n_full, int):
+            raise ValueError(f"config.json has max_window_layers = {n_full!r}, expected a number of layers")
+        values["layer_types"] = ["sliding_attention" if i >= n_full else "full_attention" for i in range(n_layers)]
     if not (values.get("rope_parameters") or {}).get("rope_theta"):
         values.setdefault("rope_theta", QWEN3_ROPE_THETA)
     return values
@@ -169,8 +210,10 @@ def _as_transformers_reads_it(values: Dict[str, Any]) -> Dict[str, Any]:
 
 def _dspark_settings(values: Dict[str, Any]) -> Dict[str, Any]:
     if "aux_hidden_state_layer_ids" in values:  # counted as inputs of layers, not as outputs
-        ids = [i - 1 for i in values["aux_hidden_state_layer_ids"]]
-        return {"mask_token_id": values.get("mask_token_id"), "target_layer_ids": ids}
+        ids = values["aux_hidden_state_layer_ids"]
+        if not _is_ids(ids):
+            raise ValueError(f"config.json has aux_hidden_state_layer_ids = {ids!r}, expected a list of layer numbers")
+        return {"mask_token_id": values.get("mask_token_id"), "target_layer_ids": [i - 1 for i in ids]}
     return {name: values[name] for name in ("target_layer_ids", "mask_token_id") if name in values}
 
 
@@ -179,17 +222,20 @@ def _rope_parameters(values: Dict[str, Any], is_gemma: bool) -> Dict[str, Any]:
     rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
     if is_gemma and not values.get("rope_parameters"):
         rope = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
-    rope = dict(rope.get("full_attention", rope))
+    rope = dict(rope["full_attention"]) if isinstance(rope.get("full_attention"), dict) else rope
     if "type" in rope:
         rope.setdefault("rope_type", rope["type"])
     for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
         if values.get(name) is not None:
             rope.setdefault(name, values[name])
+    part = rope.get("partial_rotary_factor")
+    if part is not None and not (isinstance(part, (int, float)) and 0 < part <= 1):
+        raise ValueError(f"config.json has partial_rotary_factor = {part!r}, expected a number up to 1")
     return rope
 
 
 def _check_gemma(values: Dict[str, Any]) -> None:
-    n_layers = values.get("num_hidden_layers", 0)
+    n_layers = _layers(values.get("num_hidden_layers"))
     expected: List[Tuple[str, Any, Any]] = [
         ("attention_k_eq_v", bool(values.get("attention_k_eq_v")), True),
         ("layer_types", values.get("layer_types"), ["full_attention"] * n_layers),
@@ -207,8 +253,11 @@ def _check_gemma(values: Dict[str, Any]) -> None:
 def keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
     """The keys of the GGUF file below "dflash.", with their types and values; those without a value are left out."""
     for name, kind, value in _all_keys(config, target, has_confidence_head):
-        if value is not None:
-            yield name, kind, value
+        if value is None:
+            continue
+        if not _CHECKS[kind](value):
+            raise ValueError(f"config.json gives {name} (by the name in GGUF) as {value!r}, expected {_EXPECTED[kind]}")
+        yield name, kind, value
 
 
 def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
@@ -226,7 +275,7 @@ def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool
     yield "attention.value_scale", "float32", config.dflash.get("attention_value_scale")
     yield from _rope_keys(config, target)
     yield from _window_keys(config)
-    yield "block_size", "uint32", config.dflash.get("block_size", config.values.get("block_size", 16))
+    yield "block_size", "uint32", config.block_size
     yield "target_layers", "array", [i + 1 for i in config.target_layer_ids]  # a layer's output is the next one's input
     yield "logit_scale", "float32", config.setting("output_multiplier")
     yield "final_logit_softcapping", "float32", config.setting("final_logit_softcapping") or None
@@ -276,7 +325,8 @@ def _window_keys(config: DrafterConfig) -> Iterator[Key]:
     always = bool(config.dflash.get("use_swa", False))
     window = config.dflash.get("swa_window_size") or config.values.get("sliding_window")
     if (always or config.values.get("use_sliding_window")) and window:
-        types = ["sliding_attention"] * config.n_layers if always else config.values.get("layer_types") or []
+        types = config.values.get("layer_types")
+        types = ["sliding_attention"] * config.n_layers if always else types if isinstance(types, list) else []
         yield "attention.sliding_window", "uint32", window
         yield "attention.sliding_window_pattern", "array", [t == "sliding_attention" for t in types]
 

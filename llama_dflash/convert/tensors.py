@@ -152,7 +152,7 @@ def _expected_shapes(config: DrafterConfig, found: Dict[str, Source]) -> Dict[st
         if n_draft < n_vocab:
             shapes["d2t"] = (n_draft,)
     if config.kind == "DFlash2":
-        rank = config.dflash.get("selector_rank", 0)
+        rank = config.whole_setting("selector_rank")
         shapes["candidate_selector.predecessor_codebook"] = (n_vocab, rank)
         shapes["candidate_selector.successor_codebook"] = (n_vocab, rank)
         shapes["candidate_selector.hidden_projection.weight"] = (rank, n_embd)
@@ -186,7 +186,7 @@ def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
     else:
         shapes["self_attn.v_proj.weight"] = (n_kv, n_embd)
     if config.kind == "DFlash2":
-        kernel, group = config.dflash.get("conv_kernel_size", 0), config.dflash.get("conv_group_size", 1)
+        kernel, group = config.whole_setting("conv_kernel_size"), config.whole_setting("conv_group_size")
         for conv in ("attention_conv", "mlp_conv"):
             shapes[f"{conv}.base_kernel"] = (2, kernel, n_embd)
             shapes[f"{conv}.kernel_projection.weight"] = (2 * kernel * (n_embd // group), n_embd)
@@ -241,8 +241,8 @@ def _halves(source: Source, head_dim: int) -> npt.NDArray[np.float32]:
 def _rope_factors(config: DrafterConfig) -> npt.NDArray[np.float32]:
     """What frequencies are divided by: 1 for those that rotate, so much for the others that they do not."""
     fraction = config.rope.get("partial_rotary_factor", 0.25)
-    n_rotated = int(config.head_dim * fraction / 2) if isinstance(fraction, (int, float)) else 0
-    if not n_rotated or config.head_dim * fraction != 2 * n_rotated or fraction > 1:
+    n_rotated = int(config.head_dim * fraction / 2)
+    if not n_rotated or config.head_dim * fraction != 2 * n_rotated:
         raise ValueError(f"config.json has partial_rotary_factor = {fraction!r}, expected a part of {config.head_dim} that is an even number")
     return np.array([1.0] * n_rotated + [1e30] * (config.head_dim // 2 - n_rotated), dtype=np.float32)
 
