@@ -1,0 +1,180 @@
+"""`info` on files that fit and that do not, and its memory estimates against what llama.cpp logs."""
+
+import random
+import re
+
+import gguf
+import pytest
+from checkpoints import write_case
+from drafter_models import write_drafter
+from models import write_hybrid, write_recurrent, write_target
+
+from llama_dflash import DFlashDraft, Llama
+from llama_dflash.convert import convert
+from llama_dflash.gguf_file import GgufFile
+from llama_dflash.info import Model, Settings, problems
+
+MIB = 2**20
+
+
+@pytest.fixture
+def target(files):
+    return files / "target.gguf"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(n_embd=96), "the drafter has hidden size 96, the target 64"),
+        (dict(n_vocab=300, mask=10), "a vocabulary of 300 tokens, the target of 320"),
+        (dict(layers=(1, 7)), "reads the input of target layer 7, the target has layers 0 to 3"),
+        (dict(layers=()), "names no target layers"),
+        (dict(mask=400), "the drafter has mask token 400"),
+        (dict(omit={"tokenizer.ggml.mask_token_id"}), "the drafter has mask token None"),
+    ],
+    ids=str,
+)
+def test_a_drafter_that_does_not_fit(command, target, tmp_path, settings, message):
+    drafter = write_drafter(tmp_path / "other.gguf", target, **settings)
+    done = command("info", "target.gguf", str(drafter))
+    assert done.returncode == 1 and f"{drafter} does not fit target.gguf:\n  - " in done.stdout and message in done.stdout
+    with pytest.raises(ValueError):  # and the engine says so too
+        Llama(str(target), draft_model=drafter, n_ctx=256, verbose=False).close()
+
+
+def test_other_token_texts(target, files, tmp_path):
+    drafter = tmp_path / "texts.gguf"
+    drafter.write_bytes((files / "drafter.gguf").read_bytes().replace(b"<pad>", b"<PAD>"))
+    assert problems(Model(target), Model(drafter)) == ['token 317 is "<PAD>" in the drafter and "<pad>" in the target']
+
+
+@pytest.mark.parametrize(("case", "kind"), [("dflash2", "DFlash2 drafter"), ("dspark", "DSpark drafter"), ("plain", "DFlash drafter")])
+def test_kinds_of_drafters(target, tmp_path, case, kind):
+    model = Model(convert(write_case(tmp_path, case), target, tmp_path / "d.gguf"))
+    assert model.kind == kind and model.quantisation == "BF16"
+    assert any("drafts with DFlash drafters only" in problem for problem in problems(Model(target), model)) == (kind != "DFlash drafter")
+
+
+def test_a_recurrent_target_can_not_hold_trees(files, tmp_path):
+    found = problems(Model(write_recurrent(tmp_path / "m.gguf")), Model(files / "drafter.gguf"))
+    assert any("the memory of mamba targets can't hold draft trees" in problem for problem in found)
+
+
+def test_hybrids_can(tmp_path):
+    target = write_hybrid(tmp_path / "t.gguf")
+    assert problems(Model(target), Model(write_drafter(tmp_path / "d.gguf", target))) == []
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def logged(capfd):
+    """Loads a model and returns the MiB that llama.cpp says it allocates, by what for, in the order of the log."""
+
+    def load(path, **settings):
+        capfd.readouterr()
+        Llama(str(path), n_threads=1, verbose=True, n_gpu_layers=0, **settings).close()
+        log = capfd.readouterr().err
+        return {
+            "weights": re.findall(r"model buffer size = +([\d.]+) MiB", log),
+            "kv": re.findall(r"llama_kv_cache: size = +([\d.]+) MiB", log),
+            "recurrent": re.findall(r"llama_memory_recurrent: size = +([\d.]+) MiB", log),
+        }
+
+    return load
+
+
+def assert_logged(parts, logged_mib):
+    """`parts`: (what, bytes); the log has two decimals."""
+    assert len(parts) == len(logged_mib), (parts, logged_mib)
+    for (what, n_bytes), mib in zip(parts, logged_mib):
+        assert abs(n_bytes / MIB - float(mib)) < 0.011, (what, n_bytes / MIB, mib)
+
+
+TARGETS = {
+    "llama": lambda path: write_target(path, n_layer=4),
+    "qwen3": lambda path: write_target(path, "qwen3", n_head_kv=4),
+    "gemma3": lambda path: write_target(path, "gemma3"),
+    "qwen35": write_hybrid,
+    "qwen3next": lambda path: write_hybrid(path, "qwen3next", n_layer=4),
+    "mamba": write_recurrent,
+}
+
+
+@pytest.mark.parametrize(("n_ctx", "kind", "number"), [(4096, "f16", 1), (1000, "q8_0", 8)], ids=["f16", "q8_0"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_s_memory_is_what_llama_cpp_allocates(tmp_path, logged, name, n_ctx, kind, number):
+    path = TARGETS[name](tmp_path / "target.gguf")
+    parts = dict(Model(path).memory(Settings(n_ctx, kind, kind)))
+    found = logged(path, n_ctx=n_ctx, type_k=number, type_v=number, flash_attn=True)
+    assert_logged([("weights", parts["target: weights"])], found["weights"])
+    cached = parts.get("target: KV cache", 0)
+    assert abs(cached / MIB - sum(float(mib) for mib in found["kv"])) < 0.021
+    assert_logged([p for p in parts.items() if "recurrent" in p[0]], found["recurrent"])
+
+
+def window(writer):
+    writer.add_sliding_window(600)
+    writer.add_array("dflash.attention.sliding_window_pattern", [True, False])
+
+
+@pytest.mark.parametrize("more", [None, window], ids=["full", "window"])
+@pytest.mark.parametrize("context", [4096, 1000])
+def test_a_drafter_s_ring_is_what_llama_cpp_allocates(files, target, tmp_path, logged, context, more):
+    drafter = write_drafter(tmp_path / "drafter.gguf", target, n_head_kv=4, head_dim=64, more=more)
+    parts = dict(Model(drafter).memory(Settings(draft_context=context)))
+    alone = logged(target, n_ctx=512)
+    both = logged(target, n_ctx=512, draft_model=DFlashDraft(drafter, context=context))
+    ring = sum(map(float, both["kv"])) - sum(map(float, alone["kv"]))
+    assert abs(parts["drafter: ring"] / MIB - ring) < 0.031
+    assert_logged([("weights", parts["drafter: weights"])], both["weights"][1:])
+
+
+def test_the_parts_of_a_split_model_count(tmp_path):
+    whole = Model(write_target(tmp_path / "whole.gguf"))
+    for i in range(2):
+        w = gguf.GGUFWriter(str(tmp_path / f"m-0000{i + 1}-of-00002.gguf"), "llama")
+        w.add_uint16("split.count", 2)
+        w.add_block_count(3)
+        w.add_embedding_length(64)
+        for tensor in gguf.GGUFReader(str(whole.file.path)).tensors[i::2]:
+            w.add_tensor(tensor.name, tensor.data)
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+    assert Model(tmp_path / "m-00001-of-00002.gguf").n_bytes == whole.n_bytes
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_keys_and_tensors_are_what_gguf_reads(files):
+    for name in ("target.gguf", "drafter.gguf"):
+        ours, theirs = GgufFile(files / name), gguf.GGUFReader(str(files / name))
+        expected = {key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")}
+        assert {key: ours.get(key) for key in ours.values} == expected
+        assert [(t.name, list(t.shape), t.type, t.offset, t.n_bytes) for t in ours.tensors] == [
+            (t.name, t.shape.tolist(), t.tensor_type.name, t.data_offset, t.n_bytes) for t in theirs.tensors
+        ]
+
+
+def test_no_damage_to_a_file_is_any_other_exception(files, tmp_path):
+    whole = (files / "drafter.gguf").read_bytes()
+    rng = random.Random(0)
+    path = tmp_path / "damaged.gguf"
+    cases = [whole[:n] for n in rng.sample(range(len(whole)), 60)]
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(9000)] = rng.randrange(256)
+        cases.append(bytes(damaged))
+    target = Model(files / "target.gguf")
+    for case in cases:
+        path.write_bytes(case)
+        try:
+            model = Model(path)
+            model.as_dict(Settings())
+            problems(target, model)
+        except ValueError as error:
+            assert type(error) is ValueError
