@@ -60,5 +60,6 @@ def in_upstreams_words(body: bytes) -> bytes:
         request["response_format"] = {"type": "json_object", "schema": response_format["json_schema"].get("schema")}
     if "max_completion_tokens" in request:
         n_tokens = request.pop("max_completion_tokens")
-        request.setdefault("max_tokens", n_tokens)
+        if request.get("max_tokens") is None:
+            request["max_tokens"] = n_tokens
     return json.dumps(request).encode()
