@@ -15,10 +15,10 @@ SCHEMA = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 30},
-        "year": {"type": "integer", "minimum": 1900, "maximum": 2030},
+        "typing": {"enum": ["static", "dynamic"]},
         "is_compiled": {"type": "boolean"},
     },
-    "required": ["name", "year", "is_compiled"],
+    "required": ["name", "typing", "is_compiled"],
     "additionalProperties": False,
 }
 
@@ -29,7 +29,8 @@ answer = llm.create_chat_completion(
     temperature=0.0,
     max_tokens=128,
 )
-value = json.loads(answer["choices"][0]["message"]["content"])
+text = answer["choices"][0]["message"]["content"]
+value = json.loads(text, strict=False)  # the grammar that llama-cpp-python makes of a schema allows line breaks in strings
 jsonschema.validate(value, SCHEMA)
 print(json.dumps(value, indent=2))
 print(llm.speculative_stats)

@@ -1,11 +1,15 @@
-"""The pair of models that the examples use: SmolLM2-135M-Instruct and the drafter that ships with the project."""
+"""The models that the examples use: the tiny pair that ships with the project, or SmolLM2-135M with PAIR=smollm2."""
 
+import os
 import sys
 
 from llama_dflash import demo
 
 try:
-    TARGET = str(demo.find_target())
-    DRAFTER = str(demo.find_drafter())
+    pair = demo.PAIRS[os.environ.get("PAIR", "tiny-qwen35")]
+    TARGET = str(demo.find_target(pair))
+    DRAFTER = str(demo.find_shipped(pair.drafter))
 except demo.Missing as missing:
     sys.exit(str(missing))
+except KeyError as name:
+    sys.exit(f"PAIR={name}, expected one of {', '.join(demo.PAIRS)}")

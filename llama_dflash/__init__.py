@@ -11,8 +11,9 @@ from . import _library
 _library.load()  # before anything imports llama_cpp
 
 from .draft import DFlashDraft  # noqa: E402
+from ._install import install  # noqa: E402
 from .llama import Llama  # noqa: E402
 from .stats import DraftTree, SpeculativeStats  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["DFlashDraft", "DraftTree", "Llama", "SpeculativeStats", "__version__"]
+__all__ = ["DFlashDraft", "DraftTree", "Llama", "SpeculativeStats", "__version__", "install"]

