@@ -234,7 +234,8 @@ def problems(target: Model, drafter: Model) -> List[str]:
         found.append(f"the drafter has hidden size {drafter.number('embedding_length')}, the target {target.number('embedding_length')}")
     found += _vocabulary_problems(theirs, ours)
     layers = ours.of_arch("target_layers") or []
-    outside = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer <= theirs.n_layers]
+    n_inputs = theirs.n_layers + (theirs.arch == "mimo2")  # which exposes its last layer's output too
+    outside = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer < n_inputs]
     if not layers:
         found.append("the drafter names no target layers (dflash.target_layers)")
     if outside:

@@ -5,22 +5,25 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "convert")]
 
+import checkpoints  # noqa: E402
 import drafter_models  # noqa: E402
 import models  # noqa: E402
 from pages import Block, Reader, blocks_of  # noqa: E402
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["server.md"]  # another page is added by its name
+PAGES = ["server.md", "convert.md", "cli.md"]  # another page is added by its name
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What the pages call target.gguf and drafter.gguf: tiny ones of random weights."""
-    target = drafter_models.make_predictable(models.write_target(tmp_path / "target.gguf"))
+    """What the pages call target.gguf, drafter.gguf and Qwen3-8B-DFlash (a published drafter): tiny ones of random weights."""
+    target = drafter_models.make_predictable(models.write_target(tmp_path / "target.gguf", n_layer=4))
     drafter_models.write_drafter(tmp_path / "drafter.gguf", target)
+    checkpoints.write_case(tmp_path, "plain").rename(tmp_path / "Qwen3-8B-DFlash")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 
