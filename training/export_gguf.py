@@ -27,6 +27,23 @@ def write_gguf(w):
     w.close()
 
 
+def add_shape(w, c, n_ctx, n_rot, sections=None):
+    """what a target and a drafter say alike; sections: M-RoPE's, of the n_rot / 2 rotated pairs"""
+    w.add_block_count(c.n_layer)
+    w.add_context_length(n_ctx)
+    w.add_embedding_length(c.n_embd)
+    w.add_feed_forward_length(c.ffn)
+    w.add_head_count(c.heads)
+    w.add_head_count_kv(c.kv_heads)
+    w.add_key_length(c.head_dim)
+    w.add_value_length(c.head_dim)
+    w.add_rope_dimension_count(n_rot)
+    if sections:
+        w.add_rope_dimension_sections(sections)
+    w.add_rope_freq_base(c.rope_base)
+    w.add_layer_norm_rms_eps(c.eps)
+
+
 def add_metadata(w, c, args, target_arch):
     w.add_name(f"{args.name} DFlash drafter")
     w.add_description(f"DFlash block-diffusion drafter for {args.name}, trained on text written by the target")
@@ -34,19 +51,8 @@ def add_metadata(w, c, args, target_arch):
     w.add_base_model_count(1)
     w.add_base_model_name(0, args.name)
     w.add_base_model_organization(0, args.organization)
-    w.add_block_count(c.n_layer)
-    w.add_context_length(8192)
-    w.add_embedding_length(c.n_embd)
-    w.add_feed_forward_length(c.ffn)
-    w.add_head_count(c.heads)
-    w.add_head_count_kv(c.kv_heads)
-    w.add_key_length(c.head_dim)
-    w.add_value_length(c.head_dim)
-    w.add_rope_dimension_count(c.head_dim)
-    if target_arch == "qwen35":   # its positions have sections; all of them are the drafter's one position
-        w.add_rope_dimension_sections([c.head_dim // 2, 0, 0, 0])
-    w.add_rope_freq_base(c.rope_base)
-    w.add_layer_norm_rms_eps(c.eps)
+    # a target with M-RoPE has positions in sections; all of them are the drafter's one position
+    add_shape(w, c, 8192, c.head_dim, [c.head_dim // 2, 0, 0, 0] if target_arch == "qwen35" else None)
     w.add_block_size(c.block_size)
     w.add_target_layers(list(c.taps))
 

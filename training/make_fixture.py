@@ -16,6 +16,7 @@ from drafter import drafter_from_gguf, encode
 from prompts import chat
 from target import causal, load_target, rms_norm
 
+
 def cases(system):
     """(text, tokens of the text before the root, block length, keep the features)"""
     pencils = chat(["A box holds 12 pencils. How many pencils are in 7 boxes?"], system) + "To find the total number of pencils, we need to multiply"

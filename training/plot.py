@@ -2,6 +2,7 @@
 
 usage: plot.py --log run1/log.json run2/log.json --eval eval.json --key "l4 vocab=12288 block=16" --out DIR
 The key is one of the keys of eval.json: checkpoint name, draft vocabulary, block length.
+--target-log draws the loss of a target that was trained here (tiny_qwen35/train_target.py's log.json) too.
 """
 import argparse
 import json
@@ -29,6 +30,20 @@ def loss_curve(logs, out):
     fig.savefig(out / "loss.png", dpi=110)
 
 
+def target_loss(path, out):
+    log = json.loads(Path(path).read_text())["log"]
+    fig, axis = plt.subplots(figsize=(7, 3.6))
+    axis.plot(*zip(*((p["step"], p["loss"]) for p in log if "loss" in p)), label="training batch", lw=1, color="grey")
+    held = [p for p in log if "held_out" in p]
+    for stream in held[0]["held_out"]:
+        axis.plot([p["step"] for p in held], [p["held_out"][stream] for p in held], label=f"held out, {stream}", marker=".", lw=1)
+    axis.set(xlabel="step", ylabel="cross-entropy per token", ylim=(0, 5))
+    axis.grid(alpha=.3)
+    axis.legend(fontsize=7)
+    fig.tight_layout()
+    fig.savefig(out / "target_loss.png", dpi=110)
+
+
 def acceptance(result, out):
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for name, r in result.items():
@@ -50,9 +65,12 @@ def main():
     ap.add_argument("--log", nargs="+", required=True)
     ap.add_argument("--eval", required=True)
     ap.add_argument("--key", required=True)
+    ap.add_argument("--target-log")
     ap.add_argument("--out", required=True)
     args = ap.parse_args()
     loss_curve(args.log, Path(args.out))
+    if args.target_log:
+        target_loss(args.target_log, Path(args.out))
     acceptance(json.loads(Path(args.eval).read_text())[args.key], Path(args.out))
 
 

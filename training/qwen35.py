@@ -5,7 +5,7 @@ and units throughout: norms hold their factor itself, ssm_a is -exp(A_log), and 
 h % k_heads (Hugging Face's checkpoints order value heads by key head instead).
 Shapes: B rows, S tokens, E hidden, H / KV attention heads, K key heads, V value heads, D head size, C chunk.
 """
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np

@@ -8,7 +8,7 @@ import json
 
 import torch
 
-from export_gguf import quantised, write_gguf
+from export_gguf import add_shape, quantised, write_gguf
 from qwen35 import Shape, tensor_name
 from tiny_qwen35.tokenizer import SPECIAL
 
@@ -23,18 +23,7 @@ def add_metadata(w, c, kind):
     w.add_description("A very small demonstration model of the qwen35 architecture (Gated DeltaNet and attention, 3:1): short Python functions and word problems")
     w.add_license("mit")
     w.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if kind == "Q8_0" else gguf.LlamaFileType.ALL_F32)
-    w.add_block_count(c.n_layer)
-    w.add_context_length(c.n_ctx)
-    w.add_embedding_length(c.n_embd)
-    w.add_feed_forward_length(c.ffn)
-    w.add_head_count(c.heads)
-    w.add_head_count_kv(c.kv_heads)
-    w.add_key_length(c.head_dim)
-    w.add_value_length(c.head_dim)
-    w.add_rope_dimension_count(c.n_rot)
-    w.add_rope_dimension_sections(sections(c.n_rot // 2))
-    w.add_rope_freq_base(c.rope_base)
-    w.add_layer_norm_rms_eps(c.eps)
+    add_shape(w, c, c.n_ctx, c.n_rot, sections(c.n_rot // 2))
     w.add_ssm_conv_kernel(c.conv)
     w.add_ssm_state_size(c.state)
     w.add_ssm_group_count(c.k_heads)
