@@ -12,16 +12,30 @@ import drafter_models  # noqa: E402
 import models  # noqa: E402
 from pages import Block, Reader, blocks_of  # noqa: E402
 
+from llama_dflash import demo  # noqa: E402
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["server.md", "convert.md", "cli.md"]  # another page is added by its name
+PAGES = ["server.md", "convert.md", "cli.md", "langchain.md", "llama-index.md"]  # another page is added by its name
+NEEDS = {"langchain.md": "langchain_community", "llama-index.md": "llama_index.llms.llama_cpp"}  # page: module
+
+
+def write_random_models(folder):
+    target = drafter_models.make_predictable(models.write_target(folder / "target.gguf", n_layer=4))
+    drafter_models.write_drafter(folder / "drafter.gguf", target)
+    checkpoints.write_case(folder, "plain").rename(folder / "Qwen3-8B-DFlash")
+
+
+def link_shipped_models(folder):
+    pair = demo.PAIRS["tiny-qwen35"]
+    (folder / "target.gguf").symlink_to(demo.find_target(pair))
+    (folder / "drafter.gguf").symlink_to(demo.find_shipped(pair.drafter))
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """What the pages call target.gguf, drafter.gguf and Qwen3-8B-DFlash (a published drafter): tiny ones of random weights."""
-    target = drafter_models.make_predictable(models.write_target(tmp_path / "target.gguf", n_layer=4))
-    drafter_models.write_drafter(tmp_path / "drafter.gguf", target)
-    checkpoints.write_case(tmp_path, "plain").rename(tmp_path / "Qwen3-8B-DFlash")
+def folder(page, tmp_path, monkeypatch):
+    """What a page calls target.gguf, drafter.gguf and Qwen3-8B-DFlash (a published drafter): tiny ones of random weights,
+    or the shipped ones where a text has to come to an end."""
+    link_shipped_models(tmp_path) if page in NEEDS else write_random_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(tmp_path / "cache"))
     return tmp_path
@@ -29,6 +43,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_blocks_of_the_page_run(page, folder):
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
     reader = Reader(DOCS / page, folder)
     try:
         blocks = blocks_of(DOCS / page)
