@@ -69,6 +69,8 @@ class GgufFile:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise ValueError(f"no such file: {self.path}") from None
+        except IsADirectoryError:
+            raise ValueError(f"{self.path} is a folder, expected a GGUF file (`llama-dflash convert` makes one of a drafter's)") from None
         except OSError as error:
             raise ValueError(f"{self.path} can't be read: {error.strerror or error}") from None
         try:

@@ -109,7 +109,7 @@ class _Job:
 
     def _add_keys(self, writer: gguf.GGUFWriter) -> None:
         parameters = writer.get_total_parameter_count()
-        about = gguf.Metadata.load(None, self.checkpoint.folder, None, parameters[0])
+        about = _model_card(self.checkpoint.folder, parameters[0])
         about.name = about.name or self.checkpoint.folder.resolve().name
         about.size_label = about.size_label or gguf.size_label(*parameters)
         writer.add_type("model")
@@ -164,6 +164,21 @@ def check_target(config: DrafterConfig, target: GgufFile) -> None:
         raise ValueError(f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1}: {other}")
     if not 0 <= config.mask_token < target.n_vocab:
         raise ValueError(f"the drafter's mask token is {config.mask_token}, {target.path} has tokens 0 to {target.n_vocab - 1}: {other}")
+
+
+def _model_card(folder: Path, n_parameters: int) -> gguf.Metadata:
+    """Name, licence and the like, from the checkpoint's README.md and its folder's name.
+
+    A drafter needs none of it: where the README's front matter is no YAML, or holds what GGUF can't (`language: [no]` is
+    false to YAML), it is left out.
+    """
+    try:
+        about = gguf.Metadata.load(None, folder, None, n_parameters)
+        values = [about.license, about.license_name, about.license_link, *(about.tags or []), *(about.languages or [])]
+        about.set_gguf_meta_model(gguf.GGUFWriter(None, "dflash"))
+    except Exception:
+        return gguf.Metadata()
+    return about if all(isinstance(value, (str, type(None))) for value in values) else gguf.Metadata()
 
 
 def _copied(file: GgufFile, name: str) -> Tuple[Any, Any, Any]:

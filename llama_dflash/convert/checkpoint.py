@@ -75,6 +75,11 @@ class Checkpoint:
         if not path.exists():
             raise ValueError(f"no such checkpoint: {path}")
         self.config = self._read_config(path)
+        if (self.folder / "mask_embedding.pt").is_file():
+            raise ValueError(
+                f"{self.folder} has a mask embedding of its own (mask_embedding.pt), which does not convert here: use llama.cpp's "
+                "convert_hf_to_gguf.py --target-model-dir"
+            )
         names = [path.name] if is_file and "-of-" not in path.name else self._part_names()
         self.files = [self.folder / name for name in names]
         self.tensors: Dict[str, Source] = {}

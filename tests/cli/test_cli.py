@@ -53,7 +53,7 @@ def test_convert_writes_a_drafter_that_drafts(command, files):
         (["convert", "published", "--target", "drafter.gguf", "-o", "x.gguf"], "is a drafter itself"),
         (["info", "no.gguf"], "llama-dflash info: no such file: no.gguf\n"),
         (["info", "published/config.json"], "is no GGUF file: it starts with"),
-        (["info", "published"], "llama-dflash info: published can't be read: Is a directory\n"),
+        (["info", "published"], "llama-dflash info: published is a folder, expected a GGUF file (`llama-dflash convert` makes one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -109,10 +109,22 @@ def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
+CARD = """---
+license: mit
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- dflash
+- speculative-decoding
+base_model: example/Tiny-8B
+language: en
+---
+# Tiny-8B-DFlash
+"""
 SPARK = {**_without(CONFIG, "dflash_config"), "architectures": ["Qwen3DSparkModel"], "mask_token_id": 316, "target_layer_ids": [1, 3]}
 CASES: dict[str, dict[str, Any]] = {
     # name: config; shapes; and what else differs from one bfloat16 file for a llama target
-    "plain": dict(config=CONFIG, shapes=dflash_shapes()),
+    "plain": dict(config=CONFIG, shapes=dflash_shapes(), card=CARD),
     "mrope": dict(config=CONFIG, shapes=dflash_shapes(), target="qwen35", shards=3),
     "window": dict(
         config={**CONFIG, "use_sliding_window": True, "sliding_window": 2048, "layer_types": ["sliding_attention", "full_attention"]},
@@ -196,6 +208,8 @@ def write_case(folder: Path, name: str, prefix: str = "", **changes: Any) -> Pat
     checkpoint.mkdir(parents=True, exist_ok=True)
     (checkpoint / "config.json").write_text(json.dumps({**case["config"], **changes}, indent=1))
     tensors = {prefix + key: value for key, value in random_tensors(case["shapes"], case.get("dtype", "BF16")).items()}
+    if "card" in case:
+        (checkpoint / "README.md").write_text(case["card"])
     n_shards = case.get("shards", 1)
     if n_shards == 1:
         write_safetensors(checkpoint / "model.safetensors", tensors)

@@ -1,9 +1,9 @@
 """Runs llama.cpp's own converter over the checkpoints of checkpoints.py and writes what it wrote into reference/.
 
-    python tests/convert/make_reference.py LLAMA_CPP_DIR
+    python tests/convert/make_reference.py LLAMA_CPP_DIR [OUT_DIR]
 
 It needs torch, transformers, tokenizers and the packages of LLAMA_CPP_DIR/requirements; the tests need none of them.
-reference/ then holds the targets' metadata (GGUF files without tensors), which the tests convert against, and for every
+reference/ (or OUT_DIR) then holds the targets' metadata (GGUF files without tensors), which the tests convert against, and for every
 case and type the keys and tensors that were written, as JSON; long arrays and tensors as their SHA-256.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 LLAMA_CPP = Path(sys.argv[1]).resolve()
 HERE = Path(__file__).resolve().parent
+OUT = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "reference"
 sys.path[:0] = [str(LLAMA_CPP / "gguf-py"), str(LLAMA_CPP), str(HERE)]
 sys.dont_write_bytecode = True
 
@@ -67,8 +68,7 @@ def convert(arch: str, folder: Path, out: Path, file_type: str, target: Path | N
 
 
 def main() -> None:
-    out = HERE / "reference"
-    out.mkdir(exist_ok=True)
+    OUT.mkdir(exist_ok=True)
     result = {}
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         folder = Path(name)
@@ -76,7 +76,7 @@ def main() -> None:
             (folder / target).mkdir()
             write_tokenizer(folder / target)
             (folder / target / "config.json").write_text(json.dumps(config))
-            convert(config["architectures"][0], folder / target, out / f"{target}.gguf", "MOSTLY_BF16", vocab_only=True)
+            convert(config["architectures"][0], folder / target, OUT / f"{target}.gguf", "MOSTLY_BF16", vocab_only=True)
         for case, settings in CASES.items():
             checkpoint = write_case(folder, case)
             for file_type in TYPES:
@@ -85,7 +85,7 @@ def main() -> None:
                 result[f"{case} {file_type}"] = described(path)
                 path.unlink()
     lines = (f"{json.dumps(name)}: {json.dumps(result[name], sort_keys=True)}" for name in sorted(result))
-    (out / "llama.cpp.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    (OUT / "llama.cpp.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

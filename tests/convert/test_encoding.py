@@ -50,6 +50,17 @@ def test_what_exports_put_before_a_name_does_not_matter(tmp_path, target, prefix
     assert prefixed.read_bytes() == plain.read_bytes()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [b"---\na: [b\n---\n", b"---\nlanguage: [no, 2]\n---\n", b"---\nlicense: [1, 2]\ntags: 7\n---\n", b"---\nlicense: 3.5\n---\n", b"\xff---\n"],
+)
+def test_a_model_card_that_can_not_be_read_is_left_out(tmp_path, target, text):
+    checkpoint = write_case(tmp_path, "plain")
+    (checkpoint / "README.md").write_bytes(text)
+    fields = gguf.GGUFReader(str(convert(checkpoint, target, tmp_path / "d.gguf"))).fields
+    assert fields["general.name"].contents() == "plain-DFlash" and "general.license" not in fields
+
+
 @pytest.mark.parametrize("kind", ["auto", "q8_0"])
 def test_rows_are_read_a_few_at_a_time(tmp_path, target, monkeypatch, kind):
     checkpoint = write_case(tmp_path, "own-head")

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -81,6 +82,12 @@ def test_a_dspark_or_dflash2_config_that_does_not_convert(tmp_path, refusal, cas
     assert message in refusal(write_case(tmp_path, case, **changes))
 
 
+def test_a_mask_embedding_of_its_own(tmp_path, refusal):
+    checkpoint = write_case(tmp_path, "plain")
+    (checkpoint / "mask_embedding.pt").touch()
+    assert "has a mask embedding of its own (mask_embedding.pt)" in refusal(checkpoint)
+
+
 def test_a_missing_tensor(tmp_path, refusal):
     for name in dflash_shapes():
         tensors = random_tensors(dflash_shapes(), "BF16")
@@ -114,7 +121,7 @@ def test_files_that_are_missing(tmp_path, refusal):
     assert "holds no weight_map" in refusal(checkpoint)
     empty = write_case(tmp_path, "plain")
     (empty / "model.safetensors").unlink()
-    assert "has no model*.safetensors (found: config.json)" in refusal(empty)
+    assert "has no model*.safetensors (found: README.md, config.json)" in refusal(empty)
     (empty / "config.json").write_text("{")
     assert "is no readable JSON" in refusal(empty)
     (empty / "config.json").unlink()
@@ -196,9 +203,6 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path, target):
 
 def test_the_target_s_layers_for_multi_token_prediction_do_not_count(tmp_path):
     """Qwen3.5's GGUF files have one layer more than the model."""
-    reference = __import__("pathlib").Path(__file__).with_name("reference") / "qwen35.gguf"
+    reference = Path(__file__).with_name("reference") / "qwen35.gguf"
     assert gguf.GGUFReader(str(reference)).fields["qwen35.block_count"].contents() == 5
-    checkpoint = write_case(tmp_path, "mrope", num_target_layers=4)
-    assert convert(checkpoint, reference, tmp_path / "d.gguf").is_file()
-    config = json.loads((checkpoint / "config.json").read_text())
-    assert config["num_target_layers"] == 4
+    assert convert(write_case(tmp_path, "mrope", num_target_layers=4), reference, tmp_path / "d.gguf").is_file()
