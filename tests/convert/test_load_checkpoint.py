@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from checkpoints import CONFIG, dflash_shapes, random_tensors, write_case, write_safetensors
@@ -128,6 +129,15 @@ def test_a_process_that_is_killed_leaves_no_drafter_and_no_lock(target, checkpoi
     assert files(cached) == []
     start = time.monotonic()
     assert cache.converted(checkpoint, target).is_file() and time.monotonic() - start < 10
+
+
+def test_the_example_drafts(target, checkpoint, cached, tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "use_a_published_drafter.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(script), str(target), str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"converted to {cached}" in done.stdout and "drafter: ring" in done.stdout and "acceptance" in done.stdout.lower()
 
 
 def refusal(target, draft):

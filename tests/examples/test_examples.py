@@ -31,7 +31,8 @@ def run(*arguments) -> subprocess.CompletedProcess:
 
 
 def test_every_script_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} - {"pair.py"} == SAYS.keys()
+    elsewhere = {"use_a_published_drafter.py"}  # tests/convert/test_load_checkpoint.py
+    assert {path.name for path in EXAMPLES.glob("*.py")} - {"pair.py"} - elsewhere == SAYS.keys()
 
 
 @pytest.mark.parametrize("script", SAYS)
