@@ -155,10 +155,8 @@ def check_target(config: DrafterConfig, target: GgufFile) -> None:
         raise ValueError(f"the drafter has hidden size {config.n_embd}, the target {target.path} {n_embd}: {other}")
     if config.n_vocab != target.n_vocab:
         raise ValueError(f"the drafter has a vocabulary of {config.n_vocab} tokens, the target {target.path} of {target.n_vocab}: {other}")
-    if config.values.get("num_target_layers", n_layers) != n_layers:
-        raise ValueError(
-            f"the drafter is for a target of {config.values['num_target_layers']} layers, {target.path} has {n_layers}: {other}"
-        )
+    if (meant := config.find("num_target_layers")) not in (None, n_layers):
+        raise ValueError(f"the drafter is for a target of {meant} layers, {target.path} has {n_layers}: {other}")
     outside = [i for i in config.target_layer_ids if not 0 <= i < n_layers]
     if outside:
         raise ValueError(f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1}: {other}")

@@ -144,6 +144,15 @@ CASES: dict[str, dict[str, Any]] = {
         config={**_without(CONFIG, "rope_theta", "rope_scaling"), "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0}},
         shapes=dflash_shapes(),
     ),
+    "defaults": dict(  # what transformers' Qwen3Config adds
+        config={
+            **_without(CONFIG, "rms_norm_eps", "max_position_embeddings", "rope_theta", "rope_scaling", "layer_types", "num_target_layers"),
+            "use_sliding_window": True,
+            "sliding_window": 128,
+            "max_window_layers": 1,
+        },
+        shapes=dflash_shapes(),
+    ),
     "own-head": dict(
         config={
             **_without(CONFIG, "model_type"),
