@@ -1,6 +1,6 @@
 """A drafter as its authors publish it, a safetensors checkpoint: what memory it will need, and drafts with it.
 
-    python examples/use_a_published_drafter.py target.gguf Qwen3-8B-DFlash
+python examples/use_a_published_drafter.py target.gguf Qwen3-8B-DFlash
 """
 
 import sys

@@ -50,9 +50,15 @@ def _stated(command: str, problem: str) -> int:
     return 1
 
 
-def _add(commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], help: str, epilog: str
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
@@ -74,10 +80,17 @@ def _add_convert(commands: Any) -> None:
 
     parser = _add(commands, "convert", _convert, "convert a published drafter (safetensors) to GGUF", CONVERT_EPILOG)
     parser.add_argument("checkpoint", metavar="DIR", help="folder with config.json and *.safetensors")
-    parser.add_argument("--target", required=True, metavar="TARGET.gguf", help="the model that the drafter was made for")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT.gguf", help="where to write; an existing file is replaced")
     parser.add_argument(
-        "--type", default=AUTO, choices=(AUTO, *TYPES), help="of the matrices; auto (default): bf16 if the checkpoint is, else f16"
+        "--target", required=True, metavar="TARGET.gguf", help="the model that the drafter was made for"
+    )
+    parser.add_argument(
+        "-o", "--out", required=True, metavar="OUT.gguf", help="where to write; an existing file is replaced"
+    )
+    parser.add_argument(
+        "--type",
+        default=AUTO,
+        choices=(AUTO, *TYPES),
+        help="of the matrices; auto (default): bf16 if the checkpoint is, else f16",
     )
 
 
@@ -114,14 +127,30 @@ Nothing is loaded: all of it is in the files' metadata. With a target and a draf
 def _add_info(commands: Any) -> None:
     from . import info
 
-    parser = _add(commands, "info", _info, "say what targets and drafters are, whether they fit, and what memory they need", INFO_EPILOG)
+    parser = _add(
+        commands,
+        "info",
+        _info,
+        "say what targets and drafters are, whether they fit, and what memory they need",
+        INFO_EPILOG,
+    )
     parser.add_argument("files", metavar="FILE", nargs="+", help="GGUF file of a target or a drafter")
-    parser.add_argument("--ctx", type=_positive, default=info.CONTEXT, metavar="N", help="context length, in tokens (default: %(default)s)")
+    parser.add_argument(
+        "--ctx",
+        type=_positive,
+        default=info.CONTEXT,
+        metavar="N",
+        help="context length, in tokens (default: %(default)s)",
+    )
     for name, what in (("--type-k", "keys"), ("--type-v", "values")):
         parser.add_argument(name, type=str.lower, default=info.KV_TYPE, choices=info.KV_TYPES, metavar="TYPE",
                             help=f"of the target's cached {what}: {', '.join(info.KV_TYPES)} (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--draft-context", type=_positive, default=info.DRAFT_CONTEXT, metavar="N", help="positions the drafter remembers (default: %(default)s)"
+        "--draft-context",
+        type=_positive,
+        default=info.DRAFT_CONTEXT,
+        metavar="N",
+        help="positions the drafter remembers (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

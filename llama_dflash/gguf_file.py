@@ -70,18 +70,24 @@ class GgufFile:
         except FileNotFoundError:
             raise ValueError(f"no such file: {self.path}") from None
         except IsADirectoryError:
-            raise ValueError(f"{self.path} is a folder, expected a GGUF file (`llama-dflash convert` makes one of a drafter's)") from None
+            raise ValueError(
+                f"{self.path} is a folder, expected a GGUF file (`llama-dflash convert` makes one of a drafter's)"
+            ) from None
         except OSError as error:
             raise ValueError(f"{self.path} can't be read: {error.strerror or error}") from None
         try:
             self._read()
         except (struct.error, UnicodeDecodeError, OverflowError, MemoryError):
-            raise ValueError(f"{self.path} is damaged or truncated ({self.n_bytes} bytes): fetch or convert it again") from None
+            raise ValueError(
+                f"{self.path} is damaged or truncated ({self.n_bytes} bytes): fetch or convert it again"
+            ) from None
 
     def _read(self) -> None:
         version, n_tensors, n_values = struct.unpack_from("<IQQ", self._bytes, 4)
         if version not in (2, 3):
-            raise ValueError(f"{self.path} is a GGUF file of version {version & 0xFFFF}, expected 2 or 3 (little endian)")
+            raise ValueError(
+                f"{self.path} is a GGUF file of version {version & 0xFFFF}, expected 2 or 3 (little endian)"
+            )
         at = 24
         for _ in range(n_values):
             name, at = self._string(at)
@@ -104,8 +110,8 @@ class GgufFile:
         for tensor in self.tensors:
             if tensor.offset + tensor.n_bytes > self.n_bytes:
                 raise ValueError(
-                    f"{self.path} is truncated: tensor {tensor.name} ends at byte {tensor.offset + tensor.n_bytes}, the file "
-                    f"has {self.n_bytes}. Fetch or convert it again"
+                    f"{self.path} is truncated: tensor {tensor.name} ends at byte {tensor.offset + tensor.n_bytes}, the"
+                    f" file has {self.n_bytes}. Fetch or convert it again"
                 )
 
     def _string(self, at: int) -> Tuple[str, int]:
@@ -156,7 +162,9 @@ class GgufFile:
         if value is None:
             return default
         if value.kind == ARRAY:
-            return [item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in self.items(key)]
+            return [
+                item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item for item in self.items(key)
+            ]
         (item,) = self._items(value.kind, 1, value.start)
         return item.decode("utf-8", errors="replace") if isinstance(item, bytes) else item
 

@@ -46,7 +46,8 @@ class Model:
             value = self.file.of_arch(key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(
-                    f"{path} has {self.file.arch}.{key} = {value!r}, expected a positive number: it is no language model, or damaged"
+                    f"{path} has {self.file.arch}.{key} = {value!r}, expected a positive number: it is no language"
+                    " model, or damaged"
                 )
         self.parts = self.file.parts()
         self.tensors = {tensor.name: tensor for part in self.parts for tensor in part.tensors}
@@ -110,7 +111,10 @@ class Model:
         if arch in ("mamba", "mamba2", "falcon-h1") or arch.startswith("rwkv"):
             return True
         if arch == "nemotron_h":  # its layers without attention may be plain feed-forward ones
-            return self.of_layer("attention.head_count_kv", layer) == 0 and self.of_layer("feed_forward_length", layer) == 0
+            return (
+                self.of_layer("attention.head_count_kv", layer) == 0
+                and self.of_layer("feed_forward_length", layer) == 0
+            )
         if self.number("ssm.conv_kernel") or self.number("shortconv.l_cache"):
             interval = self.number("full_attention_interval", 4)
             if arch in HYBRIDS_WITH_TREES:
@@ -136,7 +140,11 @@ class Model:
         default = self.number("embedding_length") // max(self.of_layer("attention.head_count", layer, 1), 1)
         sizes = self.number("attention.key_length", default), self.number("attention.value_length", default)
         if self.has_window(layer):
-            sizes = self.number("attention.key_length_swa", sizes[0]), self.number("attention.value_length_swa", sizes[1])
+            size_k, size_v = sizes
+            sizes = (
+                self.number("attention.key_length_swa", size_k),
+                self.number("attention.value_length_swa", size_v),
+            )
         if self.number("attention.key_length_mla"):  # latent attention keeps one row for both
             return sizes[0], 0
         return sizes
@@ -163,7 +171,9 @@ class Model:
         if self.number("shortconv.l_cache"):
             return n_embd * (self.number("shortconv.l_cache") - 1)
         taps = max(self.number("ssm.conv_kernel") - 1, 0)
-        return taps * (self.number("ssm.inner_size") + 2 * self.number("ssm.group_count") * self.number("ssm.state_size"))
+        return taps * (
+            self.number("ssm.inner_size") + 2 * self.number("ssm.group_count") * self.number("ssm.state_size")
+        )
 
     def _recurrent_state(self) -> int:
         if self.number("wkv.head_size"):
@@ -177,9 +187,15 @@ class Model:
     def _target_memory(self, settings: Settings) -> List[Tuple[str, int]]:
         n_cells = _padded(settings.n_ctx)
         cached = sum(
-            self.kv_bytes(layer, n_cells, settings.type_k, settings.type_v) for layer in self.layers() if self.has_attention(layer)
+            self.kv_bytes(layer, n_cells, settings.type_k, settings.type_v)
+            for layer in self.layers()
+            if self.has_attention(layer)
         )
-        parts = [("target: weights", self.n_bytes), ("target: KV cache", cached), ("target: recurrent state", self.recurrent_bytes())]
+        parts = [
+            ("target: weights", self.n_bytes),
+            ("target: KV cache", cached),
+            ("target: recurrent state", self.recurrent_bytes()),
+        ]
         return [(what, size) for what, size in parts if size]
 
     def _drafter_memory(self, settings: Settings) -> List[Tuple[str, int]]:
@@ -188,7 +204,8 @@ class Model:
         window = self.number("attention.sliding_window")
         n_window = _padded(min(n_cells, window + max(_DRAFT_BATCH, block)))
         ring = sum(
-            self.kv_bytes(layer, n_window if window and self.has_window(layer) else n_cells, KV_TYPE, KV_TYPE) for layer in self.layers()
+            self.kv_bytes(layer, n_window if window and self.has_window(layer) else n_cells, KV_TYPE, KV_TYPE)
+            for layer in self.layers()
         )
         return [("drafter: weights", self.n_bytes), ("drafter: ring", ring)]
 
@@ -229,9 +246,15 @@ def problems(target: Model, drafter: Model) -> List[str]:
     if drafter.kind != "DFlash drafter":
         found.append(f"{ours.path} is a {drafter.kind}; this version drafts with DFlash drafters only")
     if any(target.is_recurrent(layer) for layer in target.layers()) and theirs.arch not in HYBRIDS_WITH_TREES:
-        found.append(f"the memory of {theirs.arch} targets can't hold draft trees in this version ({', '.join(HYBRIDS_WITH_TREES)} can)")
+        found.append(
+            f"the memory of {theirs.arch} targets can't hold draft trees in this version"
+            f" ({', '.join(HYBRIDS_WITH_TREES)} can)"
+        )
     if drafter.number("embedding_length") != target.number("embedding_length"):
-        found.append(f"the drafter has hidden size {drafter.number('embedding_length')}, the target {target.number('embedding_length')}")
+        found.append(
+            f"the drafter has hidden size {drafter.number('embedding_length')}, the target"
+            f" {target.number('embedding_length')}"
+        )
     found += _vocabulary_problems(theirs, ours)
     layers = ours.of_arch("target_layers") or []
     n_inputs = theirs.n_layers + (theirs.arch == "mimo2")  # which exposes its last layer's output too
@@ -239,7 +262,10 @@ def problems(target: Model, drafter: Model) -> List[str]:
     if not layers:
         found.append("the drafter names no target layers (dflash.target_layers)")
     if outside:
-        found.append(f"the drafter reads the input of target layer {outside[0]}, the target has layers 0 to {theirs.n_layers - 1}")
+        found.append(
+            f"the drafter reads the input of target layer {outside[0]}, the target has layers 0 to"
+            f" {theirs.n_layers - 1}"
+        )
     return found
 
 
@@ -249,11 +275,16 @@ def _vocabulary_problems(target: GgufFile, drafter: GgufFile) -> List[str]:
         return [f"the drafter has a vocabulary of {drafter.n_vocab} tokens, the target of {target.n_vocab}"]
     found = []
     if target.n_vocab and drafter.raw(key) != target.raw(key):
-        i, ours, theirs = next((i, a, b) for i, (a, b) in enumerate(zip(drafter.items(key), target.items(key))) if a != b)
+        i, ours, theirs = next(
+            (i, a, b) for i, (a, b) in enumerate(zip(drafter.items(key), target.items(key))) if a != b
+        )
         found.append(f'token {i} is "{_text(ours)}" in the drafter and "{_text(theirs)}" in the target')
     mask = drafter.get("tokenizer.ggml.mask_token_id")
     if not isinstance(mask, int) or not 0 <= mask < target.n_vocab:
-        found.append(f"the drafter has mask token {mask} (tokenizer.ggml.mask_token_id), the target has tokens 0 to {target.n_vocab - 1}")
+        found.append(
+            f"the drafter has mask token {mask} (tokenizer.ggml.mask_token_id), the target has tokens 0 to"
+            f" {target.n_vocab - 1}"
+        )
     return found
 
 
@@ -268,9 +299,21 @@ def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:
     for drafter in (m for m in models if m.is_drafter):
         for target in (m for m in models if not m.is_drafter):
             found = problems(target, drafter)
-            fits.append({"target": str(target.file.path), "drafter": str(drafter.file.path), "fits": not found, "problems": found})
+            fits.append(
+                {
+                    "target": str(target.file.path),
+                    "drafter": str(drafter.file.path),
+                    "fits": not found,
+                    "problems": found,
+                }
+            )
     total = sum(part["bytes"] for file in files for part in file["memory"])
-    asked = {"context": settings.n_ctx, "type_k": settings.type_k, "type_v": settings.type_v, "draft_context": settings.draft_context}
+    asked = {
+        "context": settings.n_ctx,
+        "type_k": settings.type_k,
+        "type_v": settings.type_v,
+        "draft_context": settings.draft_context,
+    }
     return {"files": files, "fits": fits, "settings": asked, "memory_bytes": total}
 
 
@@ -283,12 +326,17 @@ def text(facts: Dict[str, Any]) -> str:
         if fit["fits"]:
             lines.append(f"{fit['drafter']} fits {fit['target']}.")
         else:
-            lines += [f"{fit['drafter']} does not fit {fit['target']}:", *(f"  - {problem}" for problem in fit["problems"])]
+            lines += [
+                f"{fit['drafter']} does not fit {fit['target']}:",
+                *(f"  - {problem}" for problem in fit["problems"]),
+            ]
     asked = facts["settings"]
     lines += [
         *([""] if facts["fits"] else []),
-        f"Memory for a context of {asked['context']} tokens (K {asked['type_k']}, V {asked['type_v']}"
-        f"; the drafter remembers {asked['draft_context']}):",
+        (
+            f"Memory for a context of {asked['context']} tokens (K {asked['type_k']}, V {asked['type_v']}"
+            f"; the drafter remembers {asked['draft_context']}):"
+        ),
     ]
     parts = [(part["what"], part["bytes"]) for file in facts["files"] for part in file["memory"]]
     if len(parts) > 1:
@@ -306,12 +354,18 @@ def _file_lines(file: Dict[str, Any]) -> List[str]:
     lines = [
         f"{file['kind']}, architecture {file['architecture']}{name}",
         f"{_count(file['parameters'])} parameters, {file['quantisation']}, {size_text(file['bytes'])}",
-        f"{layers}, hidden size {file['hidden_size']}, {file['heads']} heads ({file['kv_heads']} for keys and values) of {file['head_size']}",
+        (
+            f"{layers}, hidden size {file['hidden_size']}, {file['heads']} heads ({file['kv_heads']} for keys and"
+            f" values) of {file['head_size']}"
+        ),
         f"vocabulary of {file['vocabulary']} tokens, trained for {file['trained_context']} positions",
     ]
     if "block_size" in file:
         read = ", ".join(str(layer) for layer in file["target_layers"])
-        lines.append(f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, reads the inputs of target layers {read}")
+        lines.append(
+            f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, reads the inputs of target layers"
+            f" {read}"
+        )
     return lines
 
 

@@ -41,7 +41,9 @@ Path_ = Union[str, "os.PathLike[str]"]
 OnProgress = Callable[[int, int], None]  # bytes written, bytes in all
 
 
-def convert(checkpoint: Path_, target: Path_, out: Path_, type: str = AUTO, on_progress: Optional[OnProgress] = None) -> Path:
+def convert(
+    checkpoint: Path_, target: Path_, out: Path_, type: str = AUTO, on_progress: Optional[OnProgress] = None
+) -> Path:
     """Writes the GGUF file of a drafter.
 
     Args:
@@ -77,7 +79,10 @@ class _Job:
         self.found = check_tensors(self.config, checkpoint.tensors)
         self.type = self._guessed_type() if type == AUTO else type
         if self.type not in TYPES:
-            raise ValueError(f"type is {type!r}, expected {AUTO} or one of {', '.join(TYPES)}: llama.cpp's llama-quantize makes others of an f16 file")
+            raise ValueError(
+                f"type is {type!r}, expected {AUTO} or one of {', '.join(TYPES)}: llama.cpp's llama-quantize makes"
+                " others of an f16 file"
+            )
 
     def _guessed_type(self) -> str:
         matrices = [source.dtype for source in self.found.values() if len(source.shape) > 1]
@@ -146,22 +151,36 @@ def check_target(config: DrafterConfig, target: GgufFile) -> None:
         ValueError: If the drafter was made for another one.
     """
     if target.arch == "dflash":
-        raise ValueError(f"the target {target.path} is a drafter itself (architecture dflash): name the GGUF file of the model it was made for")
+        raise ValueError(
+            f"the target {target.path} is a drafter itself (architecture dflash): name the GGUF file of the model it"
+            " was made for"
+        )
     if not target.n_vocab:
-        raise ValueError(f"the target {target.path} has no tokenizer (tokenizer.ggml.tokens), which the drafter needs: name the GGUF file of the model")
+        raise ValueError(
+            f"the target {target.path} has no tokenizer (tokenizer.ggml.tokens), which the drafter needs: name the GGUF"
+            " file of the model"
+        )
     other = "this drafter was made for another target"
     n_embd, n_layers = target.of_arch("embedding_length"), target.n_layers
     if config.n_embd != n_embd:
         raise ValueError(f"the drafter has hidden size {config.n_embd}, the target {target.path} {n_embd}: {other}")
     if config.n_vocab != target.n_vocab:
-        raise ValueError(f"the drafter has a vocabulary of {config.n_vocab} tokens, the target {target.path} of {target.n_vocab}: {other}")
+        raise ValueError(
+            f"the drafter has a vocabulary of {config.n_vocab} tokens, the target {target.path} of {target.n_vocab}:"
+            f" {other}"
+        )
     if (meant := config.find("num_target_layers")) not in (None, n_layers):
         raise ValueError(f"the drafter is for a target of {meant} layers, {target.path} has {n_layers}: {other}")
     outside = [i for i in config.target_layer_ids if not 0 <= i < n_layers]
     if outside:
-        raise ValueError(f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1}: {other}")
+        raise ValueError(
+            f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1}: {other}"
+        )
     if not 0 <= config.mask_token < target.n_vocab:
-        raise ValueError(f"the drafter's mask token is {config.mask_token}, {target.path} has tokens 0 to {target.n_vocab - 1}: {other}")
+        raise ValueError(
+            f"the drafter's mask token is {config.mask_token}, {target.path} has tokens 0 to {target.n_vocab - 1}:"
+            f" {other}"
+        )
 
 
 def _model_card(folder: Path, n_parameters: int) -> gguf.Metadata:

@@ -43,8 +43,8 @@ def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os
                 _convert(checkpoint, target, path)
     except OSError as error:
         raise ValueError(
-            f"{checkpoint} can't be converted into {folder} ({error.strerror or error}): set LLAMA_DFLASH_CACHE to a folder with "
-            "room, or convert it with `llama-dflash convert` and name the GGUF file"
+            f"{checkpoint} can't be converted into {folder} ({error.strerror or error}): set LLAMA_DFLASH_CACHE to a"
+            " folder with room, or convert it with `llama-dflash convert` and name the GGUF file"
         ) from error
     return path
 
@@ -58,7 +58,13 @@ def cache_folder() -> Path:
 
 def _name(checkpoint: Checkpoint, target: GgufFile) -> str:
     files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files]
-    model = [target.arch, target.of_arch("embedding_length"), target.n_layers, uses_mrope(target), target.digest("tokenizer.")]
+    model = [
+        target.arch,
+        target.of_arch("embedding_length"),
+        target.n_layers,
+        uses_mrope(target),
+        target.digest("tokenizer."),
+    ]
     made_from = json.dumps([FORMAT, checkpoint.config, files, model], sort_keys=True)
     return f"{checkpoint.folder.resolve().name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.gguf"
 

@@ -77,8 +77,8 @@ class Checkpoint:
         self.config = self._read_config(path)
         if (self.folder / "mask_embedding.pt").is_file():
             raise ValueError(
-                f"{self.folder} has a mask embedding of its own (mask_embedding.pt), which does not convert here: use llama.cpp's "
-                "convert_hf_to_gguf.py --target-model-dir"
+                f"{self.folder} has a mask embedding of its own (mask_embedding.pt), which does not convert here: use"
+                " llama.cpp's convert_hf_to_gguf.py --target-model-dir"
             )
         names = [path.name] if is_file and "-of-" not in path.name else self._part_names()
         self.files = [self.folder / name for name in names]
@@ -93,8 +93,8 @@ class Checkpoint:
             config = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(
-                f"{path} has no config.json {'beside' if path.is_file() else 'in'} it, which says how the drafter is built: "
-                "fetch the whole checkpoint (config.json and *.safetensors) into one folder"
+                f"{path} has no config.json {'beside' if path.is_file() else 'in'} it, which says how the drafter is"
+                " built: fetch the whole checkpoint (config.json and *.safetensors) into one folder"
             ) from None
         except (OSError, ValueError) as error:
             raise ValueError(f"{file} is no readable JSON ({error}): fetch it again") from None
@@ -119,10 +119,14 @@ class Checkpoint:
         names = names or sorted(f.name for f in self.folder.glob("model*.safetensors"))
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
-            raise ValueError(f"{self.folder} lacks {', '.join(missing)}, which model.safetensors.index.json names: fetch the rest")
+            raise ValueError(
+                f"{self.folder} lacks {', '.join(missing)}, which model.safetensors.index.json names: fetch the rest"
+            )
         if not names:
             found = ", ".join(sorted(f.name for f in self.folder.iterdir())[:8]) or "nothing"
-            raise ValueError(f"{self.folder} has no model*.safetensors (found: {found}): fetch the checkpoint's weights")
+            raise ValueError(
+                f"{self.folder} has no model*.safetensors (found: {found}): fetch the checkpoint's weights"
+            )
         return names
 
     def _check_index(self) -> None:
@@ -130,8 +134,8 @@ class Checkpoint:
             missing = sorted(set(self._index()) - set(self.tensors))
             if missing:
                 raise ValueError(
-                    f"{self.folder} lacks {len(missing)} tensors that model.safetensors.index.json names, such as {missing[0]}: "
-                    "its files are of different downloads, fetch it again"
+                    f"{self.folder} lacks {len(missing)} tensors that model.safetensors.index.json names, such as"
+                    f" {missing[0]}: its files are of different downloads, fetch it again"
                 )
 
 
@@ -140,7 +144,10 @@ def _read_header(file: Path) -> Dict[str, Source]:
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if n_bytes < 8 or 8 + length > n_bytes:
-            raise ValueError(f"{file} is truncated or no safetensors file: its header ends at byte {8 + length}, the file has {n_bytes}")
+            raise ValueError(
+                f"{file} is truncated or no safetensors file: its header ends at byte {8 + length}, the file has"
+                f" {n_bytes}"
+            )
         try:
             header = json.loads(opened.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -153,12 +160,16 @@ def _source(file: Path, name: str, entry: Dict[str, Any], start: int, n_bytes: i
     dtype, shape, (first, last) = entry["dtype"], tuple(int(n) for n in entry["shape"]), entry["data_offsets"]
     if dtype not in _TYPES:
         raise ValueError(
-            f"{file}: tensor {name} is of type {dtype}, expected BF16, F16 or F32: quantised checkpoints do not convert, "
-            "take the original one"
+            f"{file}: tensor {name} is of type {dtype}, expected BF16, F16 or F32: quantised checkpoints do not"
+            " convert, take the original one"
         )
     if start + last > n_bytes:
-        raise ValueError(f"{file} is truncated: tensor {name} ends at byte {start + last}, the file has {n_bytes}. Fetch it again")
+        raise ValueError(
+            f"{file} is truncated: tensor {name} ends at byte {start + last}, the file has {n_bytes}. Fetch it again"
+        )
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(_TYPES[dtype]).itemsize
     if first < 0 or last - first != size:
-        raise ValueError(f"{file} is damaged: tensor {name} of shape {list(shape)} has {last - first} bytes, expected {size}")
+        raise ValueError(
+            f"{file} is damaged: tensor {name} of shape {list(shape)} has {last - first} bytes, expected {size}"
+        )
     return Source(file, dtype, shape, start + first, size)

@@ -32,7 +32,13 @@ _CHECKS = {
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list) and len(value) > 0,
 }
-_EXPECTED = {"uint32": "a whole number", "float32": "a number", "bool": "true or false", "string": "text", "array": "a list with items"}
+_EXPECTED = {
+    "uint32": "a whole number",
+    "float32": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "array": "a list with items",
+}
 
 Key = Tuple[str, str, Any]  # a name without "dflash.", the type by the name of GGUFWriter's method, the value
 
@@ -55,7 +61,9 @@ class DrafterConfig:
         """
         value = self.find(*names)
         if value is None:
-            raise ValueError(f"config.json has no {' or '.join(names)}, which a {self.kind} drafter needs: fetch the original config")
+            raise ValueError(
+                f"config.json has no {' or '.join(names)}, which a {self.kind} drafter needs: fetch the original config"
+            )
         return _whole(names[0], value)
 
     def find(self, *names: str) -> Any:
@@ -117,7 +125,9 @@ class DrafterConfig:
         """The target's layers whose outputs are features."""
         ids = self.setting("target_layer_ids")
         if not _is_ids(ids):
-            raise ValueError(f"config.json names no target layers: target_layer_ids is {ids!r}, expected a list of layer numbers")
+            raise ValueError(
+                f"config.json names no target layers: target_layer_ids is {ids!r}, expected a list of layer numbers"
+            )
         return ids
 
     @property
@@ -131,7 +141,10 @@ class DrafterConfig:
     def mask_token(self) -> int:
         mask = self.setting("mask_token_id") if self.is_gemma else self.dflash.get("mask_token_id")
         if isinstance(mask, bool) or not isinstance(mask, int):
-            raise ValueError(f"config.json has mask_token_id = {mask!r}, expected the number of the mask token, which drafts start from")
+            raise ValueError(
+                f"config.json has mask_token_id = {mask!r}, expected the number of the mask token, which drafts start"
+                " from"
+            )
         return mask
 
 
@@ -146,7 +159,11 @@ def _layers(value: Any) -> int:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(i, int) and not isinstance(i, bool) for i in value)
+    )
 
 
 def read_config(raw: Dict[str, Any]) -> DrafterConfig:
@@ -163,7 +180,10 @@ def read_config(raw: Dict[str, Any]) -> DrafterConfig:
             "Targets and other models convert with llama.cpp's convert_hf_to_gguf.py"
         )
     if raw.get("quantization_config"):
-        raise ValueError("config.json says that the checkpoint is quantised (quantization_config): take the original one, in BF16 or F16")
+        raise ValueError(
+            "config.json says that the checkpoint is quantised (quantization_config): take the original one, in BF16"
+            " or F16"
+        )
     _check_objects(raw)
     kind = ARCHITECTURES[architecture]
     values = _as_transformers_reads_it({**raw, **(raw.get("text_config") or {})})
@@ -247,7 +267,9 @@ def _check_gemma(values: Dict[str, Any]) -> None:
     ]
     for name, found, needed in expected:
         if found != needed:
-            raise ValueError(f"config.json has {name} = {found!r}; of Gemma 4's DSpark drafters only those with {needed!r} convert")
+            raise ValueError(
+                f"config.json has {name} = {found!r}; of Gemma 4's DSpark drafters only those with {needed!r} convert"
+            )
 
 
 def keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
@@ -262,7 +284,11 @@ def keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> 
 
 def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
     yield "block_count", "uint32", config.n_layers
-    yield "context_length", "uint32", config.find("max_position_embeddings", "n_ctx", "max_sequence_length", "model_max_length")
+    yield (
+        "context_length",
+        "uint32",
+        config.find("max_position_embeddings", "n_ctx", "max_sequence_length", "model_max_length"),
+    )
     yield "embedding_length", "uint32", config.n_embd
     yield "feed_forward_length", "uint32", config.n_ff
     yield "attention.head_count", "uint32", config.n_heads
@@ -279,7 +305,11 @@ def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool
     yield "target_layers", "array", [i + 1 for i in config.target_layer_ids]  # a layer's output is the next one's input
     yield "logit_scale", "float32", config.setting("output_multiplier")
     yield "final_logit_softcapping", "float32", config.setting("final_logit_softcapping") or None
-    yield "embedding_scale", "float32", config.n_embd**0.5 if config.is_gemma else config.setting("input_embedding_scale")
+    yield (
+        "embedding_scale",
+        "float32",
+        config.n_embd**0.5 if config.is_gemma else config.setting("input_embedding_scale"),
+    )
     if "conv_kernel_size" in config.dflash:
         for name in ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k"):
             yield name, "uint32", config.dflash.get(name)
@@ -309,7 +339,10 @@ def _rope_keys(config: DrafterConfig, target: GgufFile) -> Iterator[Key]:
     if kind == "yarn" and factor is not None:
         original = rope.get("original_max_position_embeddings")
         if original is None:
-            raise ValueError("config.json scales positions by yarn without original_max_position_embeddings: fetch the original config")
+            raise ValueError(
+                "config.json scales positions by yarn without original_max_position_embeddings: fetch the original"
+                " config"
+            )
         yield "rope.scaling.original_context_length", "uint32", original
         yield "rope.scaling.yarn_ext_factor", "float32", rope.get("extrapolation_factor")
         yield "rope.scaling.yarn_attn_factor", "float32", rope.get("attention_factor", rope.get("attn_factor"))

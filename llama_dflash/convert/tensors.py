@@ -63,7 +63,13 @@ _SPELLINGS = {
     "candidate_selector.successor_codebook.weight": "candidate_selector.successor_codebook",
     "layer_scalar.weight": "layer_scalar",
 }
-_OPTIONAL = ("embed_tokens.weight", "lm_head.weight", "confidence_head.proj.weight", "confidence_head.proj.bias", "self_attn.sinks")
+_OPTIONAL = (
+    "embed_tokens.weight",
+    "lm_head.weight",
+    "confidence_head.proj.weight",
+    "confidence_head.proj.bias",
+    "self_attn.sinks",
+)
 _IGNORED = ("t2d", "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # nothing reads them
 _INTERLEAVED = ("attn_q.weight", "attn_k.weight", "attn_q_norm.weight", "attn_k_norm.weight")
 
@@ -95,28 +101,35 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str
     found = {_plain_name(name): source for name, source in sources.items()}
     found = {name: source for name, source in found.items() if not name.endswith(_IGNORED)}
     expected = _expected_shapes(config, found)
-    optional = [name for name in expected if name.endswith(_OPTIONAL) and not (name == "lm_head.weight" and _needs_head(config))]
+    optional = [
+        name for name in expected if name.endswith(_OPTIONAL) and not (name == "lm_head.weight" and _needs_head(config))
+    ]
     missing = [name for name in expected if name not in found and name not in optional]
     if missing:
         raise ValueError(
-            f"the checkpoint lacks {_some(missing)}, which a {config.kind} drafter of {config.n_layers} layers has: it is "
-            "incomplete, or config.json is of another one"
+            f"the checkpoint lacks {_some(missing)}, which a {config.kind} drafter of {config.n_layers} layers has: it"
+            " is incomplete, or config.json is of another one"
         )
     unknown = sorted(set(found) - set(expected))
     if unknown:
-        raise ValueError(f"the checkpoint has {_some(unknown)}, which llama.cpp's {config.kind} drafters do not have: it can't be converted")
+        raise ValueError(
+            f"the checkpoint has {_some(unknown)}, which llama.cpp's {config.kind} drafters do not have: it can't be"
+            " converted"
+        )
     for name, shape in expected.items():
         if name in found and found[name].shape != shape:
             raise ValueError(
-                f"tensor {name} has shape {list(found[name].shape)}, expected {list(shape)} by config.json: weights and config are of "
-                "different drafters"
+                f"tensor {name} has shape {list(found[name].shape)}, expected {list(shape)} by config.json: weights and"
+                " config are of different drafters"
             )
     return found
 
 
 def _needs_head(config: DrafterConfig) -> bool:
     """Whether the target's output head can't serve."""
-    return config.n_draft_vocab < config.n_vocab or (config.is_gemma and config.values.get("tie_word_embeddings") is not True)
+    return config.n_draft_vocab < config.n_vocab or (
+        config.is_gemma and config.values.get("tie_word_embeddings") is not True
+    )
 
 
 def _plain_name(name: str) -> str:
@@ -182,7 +195,13 @@ def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
         "mlp.down_proj.weight": (n_embd, n_ff),
     }
     if config.is_gemma:  # its keys serve as values
-        shapes.update({"pre_feedforward_layernorm.weight": (n_embd,), "post_feedforward_layernorm.weight": (n_embd,), "layer_scalar": (1,)})
+        shapes.update(
+            {
+                "pre_feedforward_layernorm.weight": (n_embd,),
+                "post_feedforward_layernorm.weight": (n_embd,),
+                "layer_scalar": (1,),
+            }
+        )
     else:
         shapes["self_attn.v_proj.weight"] = (n_kv, n_embd)
     if config.kind == "DFlash2":
@@ -243,7 +262,10 @@ def _rope_factors(config: DrafterConfig) -> npt.NDArray[np.float32]:
     fraction = config.rope.get("partial_rotary_factor", 0.25)
     n_rotated = int(config.head_dim * fraction / 2)
     if not n_rotated or config.head_dim * fraction != 2 * n_rotated:
-        raise ValueError(f"config.json has partial_rotary_factor = {fraction!r}, expected a part of {config.head_dim} that is an even number")
+        raise ValueError(
+            f"config.json has partial_rotary_factor = {fraction!r}, expected a part of {config.head_dim} that is an"
+            " even number"
+        )
     return np.array([1.0] * n_rotated + [1e30] * (config.head_dim // 2 - n_rotated), dtype=np.float32)
 
 
@@ -252,7 +274,7 @@ def _token_ids(source: Source, n_vocab: int) -> npt.NDArray[np.int64]:
     ids = source.read().astype(np.int64) + np.arange(source.shape[0], dtype=np.int64)
     if ids.min() < 0 or ids.max() >= n_vocab or np.unique(ids).size != ids.size:
         raise ValueError(
-            f"d2t maps the drafter's {ids.size} tokens to numbers between {ids.min()} and {ids.max()}, expected each of 0 to "
-            f"{n_vocab - 1} once at most: the checkpoint is damaged"
+            f"d2t maps the drafter's {ids.size} tokens to numbers between {ids.min()} and {ids.max()}, expected each of"
+            f" 0 to {n_vocab - 1} once at most: the checkpoint is damaged"
         )
     return ids

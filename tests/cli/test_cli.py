@@ -12,7 +12,9 @@ from llama_dflash import Llama, __version__, cli
 
 def test_help_and_version(command):
     shown = command("--help")
-    assert shown.returncode == 0 and "examples:" in shown.stdout and "convert" in shown.stdout and "info" in shown.stdout
+    assert (
+        shown.returncode == 0 and "examples:" in shown.stdout and "convert" in shown.stdout and "info" in shown.stdout
+    )
     assert command("--version").stdout == f"llama-dflash {__version__}\n"
 
 
@@ -26,7 +28,14 @@ def test_the_help_of_a_command_has_examples(capsys, name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nothing"], ["convert", "x"], ["convert", "x", "--target", "y", "-o", "z", "--type", "q4_k"], ["info"], ["info", "x", "--ctx", "0"]],
+    [
+        [],
+        ["nothing"],
+        ["convert", "x"],
+        ["convert", "x", "--target", "y", "-o", "z", "--type", "q4_k"],
+        ["info"],
+        ["info", "x", "--ctx", "0"],
+    ],
     ids=" ".join,
 )
 def test_wrong_usage_is_exit_code_2(capsys, arguments):
@@ -48,12 +57,18 @@ def test_convert_writes_a_drafter_that_drafts(command, files):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["convert", "no", "--target", "target.gguf", "-o", "x.gguf"], "llama-dflash convert: no such checkpoint: no\n"),
+        (
+            ["convert", "no", "--target", "target.gguf", "-o", "x.gguf"],
+            "llama-dflash convert: no such checkpoint: no\n",
+        ),
         (["convert", "published", "--target", "target.gguf", "-o", "no/x.gguf"], "No such file or directory\n"),
         (["convert", "published", "--target", "drafter.gguf", "-o", "x.gguf"], "is a drafter itself"),
         (["info", "no.gguf"], "llama-dflash info: no such file: no.gguf\n"),
         (["info", "published/config.json"], "is no GGUF file: it starts with"),
-        (["info", "published"], "llama-dflash info: published is a folder, expected a GGUF file (`llama-dflash convert` makes one"),
+        (
+            ["info", "published"],
+            "llama-dflash info: published is a folder, expected a GGUF file (`llama-dflash convert` makes one",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -85,7 +100,17 @@ SCHEMA = {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["path", "kind", "architecture", "quantisation", "bytes", "layers", "hidden_size", "vocabulary", "memory"],
+                "required": [
+                    "path",
+                    "kind",
+                    "architecture",
+                    "quantisation",
+                    "bytes",
+                    "layers",
+                    "hidden_size",
+                    "vocabulary",
+                    "memory",
+                ],
                 "properties": {
                     "kind": {"enum": ["target", "DFlash drafter", "DFlash2 drafter", "DSpark drafter"]},
                     "bytes": {"type": "integer", "minimum": 1},
@@ -113,7 +138,11 @@ def test_info_for_machines(command):
 def test_the_module_and_the_command_are_the_same():
     from importlib.metadata import entry_points
 
-    scripts = entry_points().get("console_scripts", []) if sys.version_info < (3, 10) else entry_points(group="console_scripts")
+    scripts = (
+        entry_points().get("console_scripts", [])
+        if sys.version_info < (3, 10)
+        else entry_points(group="console_scripts")
+    )
     found = [script for script in scripts if script.name == "llama-dflash"]
     if not found:
         pytest.skip("runs over a folder, not an installed llama-dflash")

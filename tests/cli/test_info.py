@@ -37,7 +37,9 @@ def target(files):
 def test_a_drafter_that_does_not_fit(command, target, tmp_path, settings, message):
     drafter = write_drafter(tmp_path / "other.gguf", target, **settings)
     done = command("info", "target.gguf", str(drafter))
-    assert done.returncode == 1 and f"{drafter} does not fit target.gguf:\n  - " in done.stdout and message in done.stdout
+    assert (
+        done.returncode == 1 and f"{drafter} does not fit target.gguf:\n  - " in done.stdout and message in done.stdout
+    )
     with pytest.raises(ValueError):  # and the engine says so too
         Llama(str(target), draft_model=drafter, n_ctx=256, verbose=False).close()
 
@@ -48,11 +50,15 @@ def test_other_token_texts(target, files, tmp_path):
     assert problems(Model(target), Model(drafter)) == ['token 317 is "<PAD>" in the drafter and "<pad>" in the target']
 
 
-@pytest.mark.parametrize(("case", "kind"), [("dflash2", "DFlash2 drafter"), ("dspark", "DSpark drafter"), ("plain", "DFlash drafter")])
+@pytest.mark.parametrize(
+    ("case", "kind"), [("dflash2", "DFlash2 drafter"), ("dspark", "DSpark drafter"), ("plain", "DFlash drafter")]
+)
 def test_kinds_of_drafters(target, tmp_path, case, kind):
     model = Model(convert(write_case(tmp_path, case), target, tmp_path / "d.gguf"))
     assert model.kind == kind and model.quantisation == "BF16"
-    assert any("drafts with DFlash drafters only" in problem for problem in problems(Model(target), model)) == (kind != "DFlash drafter")
+    assert any("drafts with DFlash drafters only" in problem for problem in problems(Model(target), model)) == (
+        kind != "DFlash drafter"
+    )
 
 
 def test_a_recurrent_target_can_not_hold_trees(files, tmp_path):

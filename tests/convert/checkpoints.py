@@ -51,7 +51,11 @@ CONFIG = {
 
 def dflash_shapes(n_layers: int = LAYERS, n_features: int = 2) -> dict[str, tuple[int, ...]]:
     """The tensors of a DFlash checkpoint; matrices are [out, in] as in torch."""
-    shapes: dict[str, tuple[int, ...]] = {"fc.weight": (HIDDEN, n_features * HIDDEN), "hidden_norm.weight": (HIDDEN,), "norm.weight": (HIDDEN,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "fc.weight": (HIDDEN, n_features * HIDDEN),
+        "hidden_norm.weight": (HIDDEN,),
+        "norm.weight": (HIDDEN,),
+    }
     for i in range(n_layers):
         b = f"layers.{i}."
         shapes[b + "input_layernorm.weight"] = (HIDDEN,)
@@ -121,32 +125,59 @@ language: en
 ---
 # Tiny-8B-DFlash
 """
-SPARK = {**_without(CONFIG, "dflash_config"), "architectures": ["Qwen3DSparkModel"], "mask_token_id": 316, "target_layer_ids": [1, 3]}
+SPARK = {
+    **_without(CONFIG, "dflash_config"),
+    "architectures": ["Qwen3DSparkModel"],
+    "mask_token_id": 316,
+    "target_layer_ids": [1, 3],
+}
 CASES: dict[str, dict[str, Any]] = {
     # name: config; shapes; and what else differs from one bfloat16 file for a llama target
     "plain": dict(config=CONFIG, shapes=dflash_shapes(), card=CARD),
     "mrope": dict(config=CONFIG, shapes=dflash_shapes(), target="qwen35", shards=3),
     "window": dict(
-        config={**CONFIG, "use_sliding_window": True, "sliding_window": 2048, "layer_types": ["sliding_attention", "full_attention"]},
+        config={
+            **CONFIG,
+            "use_sliding_window": True,
+            "sliding_window": 2048,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
         shapes=dflash_shapes(),
         dtype="F16",
     ),
     "yarn": dict(
         config={
             **CONFIG,
-            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024, "beta_fast": 32.0, "beta_slow": 1.0},
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 1024,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
             "is_causal": False,
         },
         shapes={**dflash_shapes(), **{f"layers.{i}.self_attn.sinks": (HEADS,) for i in range(LAYERS)}},
         dtype="F32",
     ),
     "transformers5": dict(
-        config={**_without(CONFIG, "rope_theta", "rope_scaling"), "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0}},
+        config={
+            **_without(CONFIG, "rope_theta", "rope_scaling"),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0},
+        },
         shapes=dflash_shapes(),
     ),
     "defaults": dict(  # what transformers' Qwen3Config adds
         config={
-            **_without(CONFIG, "rms_norm_eps", "max_position_embeddings", "rope_theta", "rope_scaling", "layer_types", "num_target_layers"),
+            **_without(
+                CONFIG,
+                "rms_norm_eps",
+                "max_position_embeddings",
+                "rope_theta",
+                "rope_scaling",
+                "layer_types",
+                "num_target_layers",
+            ),
             "use_sliding_window": True,
             "sliding_window": 128,
             "max_window_layers": 1,
@@ -158,8 +189,16 @@ CASES: dict[str, dict[str, Any]] = {
             **_without(CONFIG, "model_type"),
             "rope_is_neox_style": False,
             "output_multiplier": 0.5,
-            "dflash_config": {**CONFIG["dflash_config"], "final_logit_softcapping": 30.0, "input_embedding_scale": 8.0, "use_swa": True,
-                              "swa_window_size": 1024, "causal": False, "attention_value_scale": 0.7, "block_size": 8},
+            "dflash_config": {
+                **CONFIG["dflash_config"],
+                "final_logit_softcapping": 30.0,
+                "input_embedding_scale": 8.0,
+                "use_swa": True,
+                "swa_window_size": 1024,
+                "causal": False,
+                "attention_value_scale": 0.7,
+                "block_size": 8,
+            },
             "partial_rotary_factor": 0.5,
         },
         shapes={**dflash_shapes(), "embed_tokens.weight": (N_VOCAB, HIDDEN), "lm_head.weight": (N_VOCAB, HIDDEN)},
@@ -168,7 +207,13 @@ CASES: dict[str, dict[str, Any]] = {
         config={
             **CONFIG,
             "architectures": ["DFlash2DraftModel"],
-            "dflash_config": {**CONFIG["dflash_config"], "conv_kernel_size": 3, "conv_group_size": 16, "selector_rank": 16, "selector_top_k": 4},
+            "dflash_config": {
+                **CONFIG["dflash_config"],
+                "conv_kernel_size": 3,
+                "conv_group_size": 16,
+                "selector_rank": 16,
+                "selector_top_k": 4,
+            },
         },
         shapes=dflash2_shapes(),
     ),
@@ -176,7 +221,9 @@ CASES: dict[str, dict[str, Any]] = {
     "dspark-reduced": dict(
         config={
             "architectures": ["DSparkSpeculator"],
-            "transformer_layer_config": _without(CONFIG, "architectures", "dflash_config", "auto_map", "model_type", "block_size"),
+            "transformer_layer_config": _without(
+                CONFIG, "architectures", "dflash_config", "auto_map", "model_type", "block_size"
+            ),
             "aux_hidden_state_layer_ids": [1, 3],
             "block_size": 7,
             "mask_token_id": 316,
@@ -187,7 +234,16 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "dspark-gemma4": dict(
         config={
-            **_without(CONFIG, "model_type", "dflash_config", "rope_theta", "rope_scaling", "num_key_value_heads", "head_dim", "hidden_act"),
+            **_without(
+                CONFIG,
+                "model_type",
+                "dflash_config",
+                "rope_theta",
+                "rope_scaling",
+                "num_key_value_heads",
+                "head_dim",
+                "hidden_act",
+            ),
             "architectures": ["Gemma4DSparkModel"],
             "attention_k_eq_v": True,
             "tie_word_embeddings": True,
@@ -234,7 +290,9 @@ def write_case(folder: Path, name: str, prefix: str = "", **changes: Any) -> Pat
     return checkpoint
 
 
-def random_tensors(shapes: dict[str, tuple[int, ...]], dtype: str, seed: int = 0, std: float = 0.1) -> dict[str, tuple[str, np.ndarray]]:
+def random_tensors(
+    shapes: dict[str, tuple[int, ...]], dtype: str, seed: int = 0, std: float = 0.1
+) -> dict[str, tuple[str, np.ndarray]]:
     """For every tensor the name of its type in safetensors and its values, bfloat16 ones as uint16."""
     rng = np.random.default_rng(seed)
     tensors = {}

@@ -61,7 +61,9 @@ def write_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def convert(arch: str, folder: Path, out: Path, file_type: str, target: Path | None = None, vocab_only: bool = False) -> Path:
+def convert(
+    arch: str, folder: Path, out: Path, file_type: str, target: Path | None = None, vocab_only: bool = False
+) -> Path:
     model = get_model_class(arch)(folder, getattr(gguf.LlamaFileType, file_type), out, target_model_dir=target)
     model.write_vocab() if vocab_only else model.write()
     return out
@@ -81,7 +83,13 @@ def main() -> None:
             checkpoint = write_case(folder, case)
             for file_type in TYPES:
                 target = folder / settings.get("target", "llama")
-                path = convert(settings["config"]["architectures"][0], checkpoint, folder / "out.gguf", FILE_TYPES[file_type], target)
+                path = convert(
+                    settings["config"]["architectures"][0],
+                    checkpoint,
+                    folder / "out.gguf",
+                    FILE_TYPES[file_type],
+                    target,
+                )
                 result[f"{case} {file_type}"] = described(path)
                 path.unlink()
     lines = (f"{json.dumps(name)}: {json.dumps(result[name], sort_keys=True)}" for name in sorted(result))

@@ -52,7 +52,13 @@ def test_what_exports_put_before_a_name_does_not_matter(tmp_path, target, prefix
 
 @pytest.mark.parametrize(
     "text",
-    [b"---\na: [b\n---\n", b"---\nlanguage: [no, 2]\n---\n", b"---\nlicense: [1, 2]\ntags: 7\n---\n", b"---\nlicense: 3.5\n---\n", b"\xff---\n"],
+    [
+        b"---\na: [b\n---\n",
+        b"---\nlanguage: [no, 2]\n---\n",
+        b"---\nlicense: [1, 2]\ntags: 7\n---\n",
+        b"---\nlicense: 3.5\n---\n",
+        b"\xff---\n",
+    ],
 )
 def test_a_model_card_that_can_not_be_read_is_left_out(tmp_path, target, text):
     checkpoint = write_case(tmp_path, "plain")
@@ -87,7 +93,9 @@ def test_memory_stays_far_below_a_large_tensor(tmp_path, target):
 
 def test_progress_counts_the_bytes(tmp_path, target):
     calls = []
-    path = convert(write_case(tmp_path, "plain"), target, tmp_path / "d.gguf", on_progress=lambda *call: calls.append(call))
+    path = convert(
+        write_case(tmp_path, "plain"), target, tmp_path / "d.gguf", on_progress=lambda *call: calls.append(call)
+    )
     done, totals = zip(*calls)
     assert sorted(done) == list(done) and set(totals) == {done[-1]}
     assert done[-1] == sum(tensor.n_bytes for tensor in tensors(path).values())

@@ -42,8 +42,6 @@ def cached(tmp_path, monkeypatch):
     return tmp_path / "cache" / "drafters"
 
 
-
-
 def text(llm):
     tokens = []
     for token in llm.generate(PROMPT, temp=0.0):
@@ -137,7 +135,11 @@ def test_the_example_drafts(target, checkpoint, cached, tmp_path):
     command = [sys.executable, str(script), str(target), str(checkpoint)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert f"converted to {cached}" in done.stdout and "drafter: ring" in done.stdout and "acceptance" in done.stdout.lower()
+    assert (
+        f"converted to {cached}" in done.stdout
+        and "drafter: ring" in done.stdout
+        and "acceptance" in done.stdout.lower()
+    )
 
 
 def refusal(target, draft):
@@ -154,7 +156,10 @@ def test_a_bare_file_without_config(target, tmp_path):
 
 def test_a_drafter_of_another_target(target, tmp_path):
     message = refusal(target, write_case(tmp_path, "plain", hidden_size=128))
-    assert message.startswith("draft_model: the drafter has hidden size 128, the target ") and "made for another target" in message
+    assert (
+        message.startswith("draft_model: the drafter has hidden size 128, the target ")
+        and "made for another target" in message
+    )
 
 
 def test_a_dflash2_checkpoint_converts_but_does_not_draft_yet(target, tmp_path):

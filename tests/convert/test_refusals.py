@@ -45,7 +45,10 @@ def refusal(target, tmp_path):
         (dict(dflash_config={**DFLASH, "target_layer_ids": [1, 4]}), "reads the target's layer 4, "),
         (dict(dflash_config={**DFLASH, "target_layer_ids": [-1, 2]}), "reads the target's layer -1, "),
         (dict(dflash_config={**DFLASH, "target_layer_ids": []}), "names no target layers"),
-        (dict(dflash_config={**DFLASH, "target_layer_ids": [0, 1, 2]}), "fc.weight has shape [64, 128], expected [64, 192]"),
+        (
+            dict(dflash_config={**DFLASH, "target_layer_ids": [0, 1, 2]}),
+            "fc.weight has shape [64, 128], expected [64, 192]",
+        ),
         (dict(dflash_config={"target_layer_ids": [0, 2]}), "mask_token_id = None"),
         (dict(dflash_config={**DFLASH, "mask_token_id": 320}), "mask token is 320, "),
         (dict(num_hidden_layers=3), "lacks layers.2.input_layernorm.weight, "),
@@ -58,7 +61,10 @@ def refusal(target, tmp_path):
         (dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "yarn without original_max_position_embeddings"),
         (dict(block_size="x"), "block_size = 'x', expected 2 to 1024"),
         (dict(dflash_config={**DFLASH, "block_size": 1}), "block_size = 1, expected 2 to 1024"),
-        (dict(rms_norm_eps="tiny"), "gives attention.layer_norm_rms_epsilon (by the name in GGUF) as 'tiny', expected a number"),
+        (
+            dict(rms_norm_eps="tiny"),
+            "gives attention.layer_norm_rms_epsilon (by the name in GGUF) as 'tiny', expected a number",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else "-".join(value),
 )
@@ -73,8 +79,16 @@ def test_a_config_of_something_else(tmp_path, refusal, changes, message):
         ("dspark", dict(draft_vocab_size=40), "lacks d2t"),
         ("dspark-gemma4", dict(attention_k_eq_v=False), "attention_k_eq_v = False"),
         ("dspark-gemma4", dict(tie_word_embeddings=False), "lacks lm_head.weight"),
-        ("dspark-gemma4", dict(rope_parameters={"rope_type": "proportional", "partial_rotary_factor": 0.3}), "partial_rotary_factor = 0.3"),
-        ("dflash2", dict(dflash_config={**CASES["dflash2"]["config"]["dflash_config"], "selector_rank": 8}), "has shape [320, 16], expected [320, 8]"),
+        (
+            "dspark-gemma4",
+            dict(rope_parameters={"rope_type": "proportional", "partial_rotary_factor": 0.3}),
+            "partial_rotary_factor = 0.3",
+        ),
+        (
+            "dflash2",
+            dict(dflash_config={**CASES["dflash2"]["config"]["dflash_config"], "selector_rank": 8}),
+            "has shape [320, 16], expected [320, 8]",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 14 else "",
 )
@@ -99,7 +113,10 @@ def test_a_missing_tensor(tmp_path, refusal):
 
 def test_an_unknown_tensor(tmp_path, refusal):
     checkpoint = write_case(tmp_path, "plain")
-    write_safetensors(checkpoint / "model.safetensors", random_tensors({**dflash_shapes(), "layers.0.self_attn.q_proj.bias": (128,)}, "F16"))
+    write_safetensors(
+        checkpoint / "model.safetensors",
+        random_tensors({**dflash_shapes(), "layers.0.self_attn.q_proj.bias": (128,)}, "F16"),
+    )
     assert "has layers.0.self_attn.q_proj.bias, which llama.cpp's DFlash drafters do not have" in refusal(checkpoint)
 
 
