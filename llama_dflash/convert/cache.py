@@ -9,6 +9,7 @@ deleted at any time.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -40,6 +41,7 @@ def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(path.with_suffix(".lock")):
             if not path.is_file():
+                _remove_unfinished(path)
                 _convert(checkpoint, target, path)
     except OSError as error:
         raise ValueError(
@@ -75,6 +77,13 @@ def _convert(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os.
         convert(checkpoint, target, path, on_progress=progress)
     finally:
         progress.close()
+
+
+def _remove_unfinished(path: Path) -> None:
+    """What a process that was killed left of this file."""
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "convert")]
+# at the end: other folders' tests import their own conftest by its name
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "convert")]
 
 from checkpoints import write_case  # noqa: E402
 from drafter_models import write_drafter  # noqa: E402
@@ -23,7 +24,7 @@ def files(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def command(files, monkeypatch):
+def command(files):
     """Runs `llama-dflash` with arguments in the folder of `files`, in a process of its own."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess:

@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+# at the end: other folders' tests import their own conftest by its name
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1])]

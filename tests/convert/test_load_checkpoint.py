@@ -126,7 +126,9 @@ def test_a_process_that_is_killed_leaves_no_drafter_and_no_lock(target, checkpoi
     process.communicate()
     assert files(cached) == []
     start = time.monotonic()
-    assert cache.converted(checkpoint, target).is_file() and time.monotonic() - start < 10
+    path = cache.converted(checkpoint, target)
+    assert time.monotonic() - start < 10
+    assert {p.name for p in cached.iterdir()} == {path.name, path.with_suffix(".lock").name}  # and nothing half-written
 
 
 def test_the_example_drafts(target, checkpoint, cached, tmp_path):
