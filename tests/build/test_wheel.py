@@ -28,7 +28,8 @@ def wheel_names():
 @pytest.mark.parametrize("names", [installed_names, wheel_names], ids=["installed", "wheel"])
 def test_only_the_package_is_shipped(names):
     for name in names():
-        assert name.startswith(("llama_dflash/", "llama_dflash-")) or name == "llama_dflash.pth", name
+        ours = name.startswith(("llama_dflash/", "llama_dflash-")) or name == "llama_dflash.pth"
+        assert ours or name.endswith("/bin/llama-dflash"), name
         assert not name.endswith((".h", ".hpp", ".cpp", ".cu", ".cmake", ".pc", ".a", ".patch")), name
 
 

@@ -1,5 +1,6 @@
 """`info` on files that fit and that do not, and its memory estimates against what llama.cpp logs."""
 
+import ctypes
 import random
 import re
 
@@ -13,6 +14,9 @@ from llama_dflash import DFlashDraft, Llama
 from llama_dflash.convert import convert
 from llama_dflash.gguf_file import GgufFile
 from llama_dflash.info import Model, Settings, problems
+
+import llama_cpp  # after llama_dflash, which says where it comes from
+from llama_cpp import _logger
 
 MIB = 2**20
 
@@ -79,6 +83,7 @@ def logged(capfd):
     """Loads a model and returns the MiB that llama.cpp says it allocates, by what for, in the order of the log."""
 
     def load(path, **settings):
+        llama_cpp.llama_log_set(_logger.llama_log_callback, ctypes.c_void_p(0))  # other tests set their own
         capfd.readouterr()
         Llama(str(path), n_threads=1, verbose=True, n_gpu_layers=0, **settings).close()
         log = capfd.readouterr().err

@@ -401,7 +401,7 @@ def test_a_loaded_state_brings_the_latest_turns_checkpoint(llm, fresh):
 
 def test_states_of_the_stock_class_load_and_ours_load_there(llm, fresh):
     prompt = random_text(300)
-    stock = llama_cpp.Llama(llm.model_path, n_ctx=2048, n_batch=64, n_threads=1, n_threads_batch=1, verbose=False)
+    stock = llama_cpp.llama.Llama(llm.model_path, n_ctx=2048, n_batch=64, n_threads=1, n_threads_batch=1, verbose=False)
     stock.eval(prompt)
     llm.eval(random_text(200, 8))
     llm.load_state(stock.save_state())

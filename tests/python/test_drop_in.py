@@ -22,7 +22,7 @@ def greedy(llm, prompt, n, **settings):
 
 def test_the_signatures_are_the_stock_ones():
     for name in ("__init__", "generate", "eval", "save_state", "load_state", "reset"):
-        ours, stock = (inspect.signature(getattr(cls, name)) for cls in (Llama, llama_cpp.Llama))
+        ours, stock = (inspect.signature(getattr(cls, name)) for cls in (Llama, llama_cpp.llama.Llama))
         assert [p for p in ours.parameters if p != "checkpoint_bytes"] == list(stock.parameters)
         for parameter in stock.parameters.values():
             assert ours.parameters[parameter.name].default == parameter.default
@@ -31,7 +31,7 @@ def test_the_signatures_are_the_stock_ones():
 
 def test_without_a_drafter_it_is_the_stock_class(load, pair):
     llm = load(pair, flash_attn=False)
-    stock = llama_cpp.Llama(str(pair.target), n_ctx=512, n_batch=64, n_threads=1, n_threads_batch=1, verbose=False)
+    stock = llama_cpp.llama.Llama(str(pair.target), n_ctx=512, n_batch=64, n_threads=1, n_threads_batch=1, verbose=False)
     for settings in (dict(temperature=0.0), dict(seed=3), dict(seed=4, repeat_penalty=1.2)):
         a, b = (one.create_completion("0123", max_tokens=30, **settings)["choices"][0] for one in (stock, llm))
         assert a == b
@@ -62,7 +62,7 @@ def test_stock_draft_models_work_as_before(load, pair, plain, model):
     llm = load(pair, model)
     assert llm.draft_model is model and llm.speculative_stats is None and llm._logits_all
     prompt = PROMPT + PROMPT
-    stock = llama_cpp.Llama(str(pair.target), draft_model=model, n_ctx=512, n_batch=512, n_threads=1, verbose=False)
+    stock = llama_cpp.llama.Llama(str(pair.target), draft_model=model, n_ctx=512, n_batch=512, n_threads=1, verbose=False)
     assert_same_text(plain, prompt, greedy(stock, prompt, 30), greedy(llm, prompt, 30))
     stock.close()
 

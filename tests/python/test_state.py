@@ -76,7 +76,7 @@ def test_a_state_of_another_drafters_context_or_of_none_will_do(load, pair, plai
 def test_the_stock_class_loads_a_state_with_a_drafters_memory(pair, tree):
     text = greedy(tree, LONG, 10)
     state = tree.save_state()
-    stock = llama_cpp.Llama(str(pair.target), n_ctx=512, n_batch=64, flash_attn=True, verbose=False)
+    stock = llama_cpp.llama.Llama(str(pair.target), n_ctx=512, n_batch=64, flash_attn=True, verbose=False)
     stock.load_state(state)
     assert greedy(stock, LONG + text, 1) == greedy(tree, LONG + text, 1)
     stock.close()
