@@ -85,7 +85,10 @@ static constexpr int32_t plain_every = 64;
 // nodes of a forward, the root included: few sizes, so that each is measured often and graphs are reused
 static constexpr int32_t forward_sizes[] = { 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64 };
 
+// Positions that no tree uses cost a draft time, and a tree that could not go deeper has lost tokens: the reach settles
+// where about one tree in four uses all of it.
 static constexpr int32_t shortest_reach  = 3;
+static constexpr int32_t give_back       = 3; // trees in a row that did not
 static constexpr int32_t shortest_streak = 16;
 static constexpr int32_t longest_streak  = 256;
 
@@ -138,10 +141,12 @@ void auto_budget::pause() {
 
 void auto_budget::adjust_reach(const draft_tree & tree) {
     const int32_t deepest = *std::max_element(tree.depth.begin(), tree.depth.end());
-    if (deepest >= reach - 1) {
-        reach += 2; // more might have been wanted
-    } else if (deepest < reach - 3 && reach > shortest_reach) {
+    if (deepest >= reach) {
+        reach += 1; // more might have been wanted
+        unreached = 0;
+    } else if (++unreached >= give_back && reach > shortest_reach) {
         reach -= 1;
+        unreached = 0;
     }
 }
 

@@ -43,7 +43,7 @@ public:
     // Should the next round draft at all?
     bool wants_draft();
 
-    // How many positions to draft, at most n_max: a little deeper than the trees that were chosen lately.
+    // How many positions to draft, at most n_max: about as deep as the trees that were chosen lately.
     int32_t positions(int32_t n_max) const;
 
     // How many of the tree's nodes beside the root to verify: the prefix with the most expected tokens per second, given
@@ -71,6 +71,7 @@ private:
     running_mean seconds{0.05}; // of a drafted round
 
     int32_t reach        = 7;  // positions to draft
+    int32_t unreached    = 0;  // trees in a row that were not that deep
     int32_t plain_left   = 2;  // rounds until the next draft; the first ones ever are plain, to learn their cost
     int32_t trial_left   = 4;  // rounds until what drafts promise is judged
     int32_t plain_streak = 16; // how many plain rounds follow the next time that speculation loses

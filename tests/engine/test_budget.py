@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-# reads: rounds seconds_of_one seconds_per_node draft_seconds p_first p_second fixed_nodes (-1: auto) noisy
+# reads: rounds seconds_of_one seconds_per_node draft_seconds seconds_per_position p_first p_second fixed_nodes (-1: auto)
+#   noisy
 # writes: tokens seconds rounds_with_a_draft
 PROGRAM = r"""
 #include "budget.h"
@@ -19,8 +20,9 @@ static position_candidates two_candidates(double first, double second) {
 
 int main() {
     int rounds, fixed, noisy;
-    double one, per_node, draft, first, second;
-    while (scanf("%d %lf %lf %lf %lf %lf %d %d", &rounds, &one, &per_node, &draft, &first, &second, &fixed, &noisy) == 8) {
+    double one, per_node, draft, per_position, first, second;
+    while (scanf("%d %lf %lf %lf %lf %lf %lf %d %d",
+            &rounds, &one, &per_node, &draft, &per_position, &first, &second, &fixed, &noisy) == 9) {
         std::mt19937 rng(1);
         std::uniform_real_distribution<double> uniform(0, 1);
         std::set<int> warm;
@@ -34,10 +36,10 @@ int main() {
         double seconds = 0;
         for (int r = 0; r < rounds; ++r) {
             const bool wanted = fixed < 0 ? budget.wants_draft() : true;
-            const int  n_positions = fixed < 0 ? budget.positions(15) : 15;
+            const int  n_positions = fixed < 0 ? budget.positions(15) : std::min(fixed, 15);
             const std::vector<position_candidates> positions(wanted ? n_positions : 0, two_candidates(first, second));
             draft_tree tree = build_tree(0, positions, fixed < 0 ? 63 : fixed, false);
-            const double draft_seconds = wanted ? measured(draft, -1) : 0;
+            const double draft_seconds = wanted ? measured(draft + per_position*n_positions, -1) : 0;
             if (wanted && fixed < 0) {
                 tree.truncate(budget.choose(tree, draft_seconds));
             }
@@ -69,8 +71,8 @@ int main() {
 def simulate(compile_program):
     process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "draft-tree.cpp")
 
-    def run(one, per_node, draft, first, second, nodes=-1, rounds=600, noisy=False):
-        process.stdin.write(f"{rounds} {one} {per_node} {draft} {first} {second} {nodes} {int(noisy)}\n")
+    def run(one, per_node, draft, first, second, nodes=-1, rounds=600, noisy=False, per_position=0.0):
+        process.stdin.write(f"{rounds} {one} {per_node} {draft} {per_position} {first} {second} {nodes} {int(noisy)}\n")
         process.stdin.flush()
         tokens, seconds, drafted = process.stdout.readline().split()
         return int(tokens) * one / float(seconds), int(drafted)  # speed in units of plain decoding
@@ -115,3 +117,11 @@ def test_it_uses_large_trees_where_nodes_are_cheap(simulate):
     cheap, _ = simulate(10e-3, 0.01e-3, 1e-3, 0.6, 0.3)
     assert cheap > 0.93 * simulate(10e-3, 0.01e-3, 1e-3, 0.6, 0.3, nodes=63)[0]
     assert cheap > 1.05 * simulate(10e-3, 0.01e-3, 1e-3, 0.6, 0.3, nodes=7)[0]
+
+
+@pytest.mark.parametrize("per_position", [0.2e-3, 0.5e-3])
+def test_it_drafts_no_deeper_than_its_trees_where_positions_cost(simulate, per_position):
+    cost = (6e-3, 1e-3, 1.5e-3, 0.76, 0.1)
+    best = max(simulate(*cost, nodes=n, per_position=per_position)[0] for n in (1, 2, 3, 4, 5, 7, 9, 11, 15))
+    speed, _ = simulate(*cost, per_position=per_position)
+    assert best > 1.3 and speed > 0.92 * best
