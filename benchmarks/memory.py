@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Dict, List
 
-from methods import LlamaServer, Method, Models, load
-from report import markdown
+from llama_dflash.bench.methods import LlamaServer, Method, Models, load
+from llama_dflash.bench.tables import markdown
 
 PROMPT = list(range(100, 164))  # what is written does not matter here
 

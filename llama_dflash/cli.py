@@ -18,6 +18,7 @@ EPILOG = """\
 examples:
   llama-dflash convert ./Qwen3.5-27B-DFlash --target Qwen3.5-27B-Q4_K_M.gguf -o drafter.gguf
   llama-dflash info Qwen3.5-27B-Q4_K_M.gguf drafter.gguf --ctx 131072 --type-k q4_0 --type-v q4_0
+  llama-dflash bench --target target.gguf --draft-model drafter.gguf --prompts prompts.jsonl:8 --out results.json
 
 `llama-dflash COMMAND --help` says more. Exit codes: 0 done, 1 a problem that is stated, 2 wrong usage."""
 
@@ -35,6 +36,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     for add in COMMANDS:
         add(commands)
     args = parser.parse_args(arguments)
+    args.arguments = sys.argv[2:] if arguments is None else arguments[1:]  # of the command
     try:
         return args.run(args)
     except (ValueError, ImportError) as error:
@@ -171,4 +173,20 @@ def _info(args: argparse.Namespace) -> int:
     return 0 if all(fit["fits"] for fit in facts["fits"]) else 1
 
 
-COMMANDS = (_add_convert, _add_info)
+# ---------------------------------------------------------------- bench
+
+
+def _add_bench(commands: Any) -> None:
+    from .bench import command
+
+    help = "measure plain decoding, chains and trees of a target and a drafter on prompts"
+    command.add_arguments(_add(commands, "bench", _bench, help, command.EPILOG))
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import command
+
+    return command.run(args, ["llama-dflash", "bench"])
+
+
+COMMANDS = (_add_convert, _add_info, _add_bench)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
+import llama_cpp
 import numpy as np
 
-from llama_dflash import DFlashDraft, Llama
-
-import llama_cpp  # after llama_dflash, which says where it comes from
+from ..draft import DFlashDraft
+from ..llama import Llama
 
 Budget = Union[int, str, None]  # nodes beside the root; "auto"; None where nothing is drafted
 
@@ -74,6 +74,7 @@ class Models:
     threads: int
     n_ctx: int
     llama_server: Optional[Path] = None
+    n_gpu_layers: int = 0  # -1 for all
 
 
 class Ours:
@@ -89,6 +90,7 @@ class Ours:
             n_ctx=models.n_ctx,
             n_threads=models.threads,
             n_threads_batch=models.threads,
+            n_gpu_layers=models.n_gpu_layers,
             flash_attn=True,
             verbose=False,
         )
@@ -139,6 +141,10 @@ class TopTwo:
     seconds: List[int] = field(default_factory=list)
 
 
+class ServerError(ValueError):
+    """What a llama-server said that ended or refused to answer."""
+
+
 class LlamaServer:
     """An unpatched llama-server, asked over HTTP. Times and counts are its own."""
 
@@ -154,6 +160,10 @@ class LlamaServer:
         if method.budget is not None:
             command += ["--spec-type", "draft-dflash", "--spec-draft-model", str(models.drafter)]
             command += ["--spec-draft-n-max", str(method.budget)]
+        if models.n_gpu_layers != 0:
+            layers = "all" if models.n_gpu_layers < 0 else str(models.n_gpu_layers)
+            command += ["--gpu-layers", layers]
+            command += [] if method.budget is None else ["--spec-draft-ngl", layers]
         folder = str(models.llama_server.resolve().parent)
         libraries = os.pathsep.join([folder, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
         self._process = subprocess.Popen(
@@ -173,13 +183,13 @@ class LlamaServer:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise RuntimeError(f"llama-server ended with {self._process.returncode}:\n{self._log_tail()}")
+                raise ServerError(f"llama-server ended with {self._process.returncode}:\n{self._log_tail()}")
             try:
                 with urllib.request.urlopen(f"{self._url}/health", timeout=5):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise RuntimeError(f"llama-server was not ready after {seconds:.0f} s:\n{self._log_tail()}")
+        raise ServerError(f"llama-server was not ready after {seconds:.0f} s:\n{self._log_tail()}")
 
     def _log_tail(self) -> str:
         self._log.seek(0)
@@ -215,9 +225,9 @@ class LlamaServer:
             with urllib.request.urlopen(request, timeout=600) as reply:
                 return json.load(reply)
         except urllib.error.HTTPError as error:
-            raise RuntimeError(f"llama-server: {error.read().decode(errors='replace')}") from None
+            raise ServerError(f"llama-server: {error.read().decode(errors='replace')}") from None
         except OSError as error:
-            raise RuntimeError(f"llama-server: {error}:\n{self._log_tail()}") from None
+            raise ServerError(f"llama-server: {error}:\n{self._log_tail()}") from None
 
     def close(self) -> None:
         self._process.terminate()

@@ -1,25 +1,25 @@
-"""Acceptance length and tokens per second against budget: one picture per target of a result file.
-
-    python benchmarks/plot.py results.json --out docs/images
-"""
+"""Acceptance length and tokens per second against budget: one picture per target of a result file."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import matplotlib
+
+from .summary import Table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  # after its backend is chosen
 
-from summary import Table  # noqa: E402
-
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 PANELS = {"acceptance_length": "acceptance length", "tokens_per_second": "tokens per second"}
+
+
+def plot(results: Dict[str, Any], folder: Path) -> List[Path]:
+    """Draws FOLDER/TARGET.png for every target of a result file."""
+    table = Table(results)
+    return [plot_target(table, target, folder / f"{target['name']}.png") for target in results["targets"]]
 
 
 def plot_target(table: Table, target: Dict[str, Any], path: Path) -> Path:
@@ -66,20 +66,3 @@ def _plot_set(axis: Any, table: Table, target: str, set_name: str, key: str, col
     if server is not None and server[key] is not None:
         label = f"{set_name}: llama-server's chain of {server['budget']}"
         axis.axhline(server[key], color=colour, linestyle="-.", linewidth=1.2, label=label)
-
-
-def main(argv: Optional[List[str]] = None) -> int:
-    parser = argparse.ArgumentParser(description="Acceptance length and tokens per second against budget, as PNG.")
-    parser.add_argument("results", nargs="+", type=Path, help="what bench.py wrote")
-    parser.add_argument("--out", type=Path, default=Path("."), metavar="FOLDER", help="default: here")
-    args = parser.parse_args(argv)
-    for file in args.results:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        table = Table(results)
-        for target in results["targets"]:
-            print(plot_target(table, target, args.out / f"{target['name']}.png"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

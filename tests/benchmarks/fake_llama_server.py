@@ -1,4 +1,4 @@
-"""Stands in for llama-server: answers what benchmarks/methods.py asks for, with a text of zeros."""
+"""Stands in for llama-server: answers what llama_dflash/bench/methods.py asks for, with a text of zeros."""
 
 import argparse
 import http.server

@@ -1,4 +1,4 @@
-"""benchmarks/: a real run over tiny random models, and what is made of its results."""
+"""llama_dflash.bench and benchmarks/: a real run over tiny random models, and what is made of its results."""
 
 import json
 import re
@@ -12,11 +12,13 @@ jsonschema = pytest.importorskip("jsonschema")
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BENCHMARKS = CHECKOUT / "benchmarks"
-sys.path += [str(CHECKOUT / "tests"), str(BENCHMARKS)]
+sys.path.append(str(CHECKOUT / "tests"))
 
 import drafter_models  # noqa: E402
 import models  # noqa: E402
-from summary import Table, summarise  # noqa: E402
+
+from llama_dflash.bench.results import SCHEMA  # noqa: E402
+from llama_dflash.bench.summary import Table, summarise  # noqa: E402
 
 
 def script(name: str, *args: object, status: int = 0) -> str:
@@ -62,7 +64,7 @@ def results(results_file) -> dict:
 
 
 def test_a_runs_results_fit_the_schema(results):
-    schema = json.loads((BENCHMARKS / "results.schema.json").read_text())
+    schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(results)
     assert results["complete"]
@@ -146,7 +148,7 @@ def test_plots_are_pictures(results_file, tmp_path):
 
 def test_what_is_missing_is_named(folder):
     args = arguments(folder)
-    assert "no such file: nowhere.gguf" in script("bench.py", *args, "--target", "nowhere.gguf", "--out", "x", status=2)
+    assert "no such file: nowhere.gguf" in script("bench.py", *args, "--target", "nowhere.gguf", "--out", "x", status=1)
     assert "--ctx 512" in script("bench.py", *args, "--max-tokens", 250, "--out", folder / "long.json", status=1)
 
 

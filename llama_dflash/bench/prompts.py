@@ -1,0 +1,71 @@
+"""What to go on after: prompts of a JSONL file, and their tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from ..llama import Llama
+
+STYLES = {"prompt": "raw", "question": "chat"}  # what is done with a row that has this
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts of one kind. style: "raw" goes on after a text, "chat" answers a question by the target's template."""
+
+    name: str
+    style: str
+    texts: List[str]
+
+
+def read_prompts(spec: str, style: Optional[str] = None, field: Optional[str] = None) -> PromptSet:
+    """Reads FILE.jsonl or, for its first N rows, FILE.jsonl:N.
+
+    Args:
+        spec: FILE.jsonl or FILE.jsonl:N.
+        style: "raw" or "chat"; None: chat for questions, raw for all else.
+        field: Where a row has its text; None: `prompt` or `question`.
+
+    Raises:
+        ValueError: If the file is missing or a row has no such text.
+    """
+    file, _, n = spec.rpartition(":")
+    if not (file and n.isdigit()):
+        file, n = spec, ""
+    try:
+        lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(f"--prompts {spec}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts {spec}: {error}") from None
+    rows = []
+    for number, line in enumerate(lines[: int(n) if n else None], 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"--prompts {spec}: row {number} is no JSON: {error}") from None
+    if not rows:
+        raise ValueError(f"--prompts {spec}: it has no rows")
+    for key in [field] if field else STYLES:
+        if all(isinstance(row, dict) and isinstance(row.get(key), str) for row in rows):
+            return PromptSet(Path(file).stem, style or STYLES.get(key, "raw"), [row[key] for row in rows])
+    expected = f'each with a "{field}" (a text)' if field else 'each with a "prompt" or each with a "question"'
+    raise ValueError(f"--prompts {spec}: expected rows of JSON, {expected}")
+
+
+def tokenize(prompts: PromptSet, llm: Llama) -> List[List[int]]:
+    """The tokens of every prompt of a set; a question is asked by the target's chat template, if it has one."""
+    template = llm.metadata.get("tokenizer.chat_template") if prompts.style == "chat" else None
+    if template is None:
+        return [llm.tokenize(text.encode(), add_bos=True, special=True) for text in prompts.texts]
+    eos, bos = (
+        llm._model.token_get_text(token) if token != -1 else "" for token in (llm.token_eos(), llm.token_bos())
+    )
+    chat = Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
+    answers = [chat(messages=[{"role": "user", "content": text}]) for text in prompts.texts]
+    return [llm.tokenize(a.prompt.encode(), add_bos=not a.added_special, special=True) for a in answers]
