@@ -176,8 +176,10 @@ def _measure(
                 finished.append(run_target(bench, results, progress, (deadline - time.monotonic()) / n_left, n_left))
     except (ValueError, OSError):
         if results.content["runs"]:
-            progress.say("a problem: the result file holds what was measured")
+            progress.say("a problem: the result file holds what was measured before")
         raise
+    finally:
+        progress.close()
     results.content["complete"] = all(finished)
 
 

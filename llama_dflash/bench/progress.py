@@ -21,6 +21,10 @@ class Progress:
         if self._moves:
             print(self._clear() + self._line(text), end="", file=sys.stderr, flush=True)
 
+    def close(self) -> None:
+        """Takes the line that moves away."""
+        print(self._clear(), end="", file=sys.stderr, flush=True)
+
     def _line(self, text: str) -> str:
         return f"[{(time.monotonic() - self._begun) / 60:5.1f} min] {text}"
 

@@ -9,16 +9,17 @@ import pytest
 
 from llama_dflash import Llama, __version__, cli
 
+BENCH = ["bench", "--target", "x", "--draft-model", "y", "--prompts", "z", "--out", "r"]
+
 
 def test_help_and_version(command):
     shown = command("--help")
-    assert (
-        shown.returncode == 0 and "examples:" in shown.stdout and "convert" in shown.stdout and "info" in shown.stdout
-    )
+    assert shown.returncode == 0
+    assert all(text in shown.stdout for text in ("examples:", "convert", "info", "bench"))
     assert command("--version").stdout == f"llama-dflash {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["convert", "info"])
+@pytest.mark.parametrize("name", ["convert", "info", "bench"])
 def test_the_help_of_a_command_has_examples(capsys, name):
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
@@ -35,6 +36,12 @@ def test_the_help_of_a_command_has_examples(capsys, name):
         ["convert", "x", "--target", "y", "-o", "z", "--type", "q4_k"],
         ["info"],
         ["info", "x", "--ctx", "0"],
+        ["bench"],
+        ["bench", "--target", "x", "--draft-model", "y", "--prompts", "z"],
+        [*BENCH, "--max-tokens", "0"],
+        [*BENCH, "--tree-budgets", "4,many"],
+        [*BENCH, "--server-lengths", "auto"],
+        [*BENCH, "--n-gpu-layers", "-2"],
     ],
     ids=" ".join,
 )
