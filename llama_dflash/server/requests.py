@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, Awaitable, Callable, Dict
 
@@ -47,10 +48,11 @@ def in_upstreams_words(body: bytes) -> bytes:
 
     - response_format {"type": "json_schema", "json_schema": {"schema": S}} is {"type": "json_object", "schema": S}
     - max_completion_tokens is max_tokens
+    - tool_choice "required", where there is one tool, is the choice of that tool
     """
     try:
         request = json.loads(body)
-        words = {"response_format", "max_completion_tokens"} & request.keys()
+        words = {"response_format", "max_completion_tokens", "tool_choice"} & request.keys()
     except (ValueError, AttributeError):
         return body
     if not words:
@@ -62,4 +64,8 @@ def in_upstreams_words(body: bytes) -> bytes:
         n_tokens = request.pop("max_completion_tokens")
         if request.get("max_tokens") is None:
             request["max_tokens"] = n_tokens
+    tools = request.get("tools")
+    if request.get("tool_choice") == "required" and isinstance(tools, list) and len(tools) == 1:
+        with contextlib.suppress(KeyError, TypeError):  # upstream says what is wrong with the tool
+            request["tool_choice"] = {"type": "function", "function": {"name": tools[0]["function"]["name"]}}
     return json.dumps(request).encode()

@@ -7,6 +7,9 @@ import pytest
 
 from llama_dflash.server.requests import NewerWords, in_upstreams_words
 
+ONE = [{"type": "function", "function": {"name": "look_up"}}]
+CHOSEN = {"type": "function", "function": {"name": "look_up"}}
+
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"null", b'{"max_tokens":  3}', b"\xff"])
 def test_what_has_no_newer_word_is_left_as_it_is(body):
@@ -20,6 +23,10 @@ def test_what_has_no_newer_word_is_left_as_it_is(body):
         ({"max_completion_tokens": 3, "max_tokens": 2}, {"max_tokens": 2}),
         ({"response_format": None}, {"response_format": None}),
         ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}),
+        ({"tool_choice": "required", "tools": ONE}, {"tool_choice": CHOSEN, "tools": ONE}),
+        ({"tool_choice": "required", "tools": ONE * 2}, {"tool_choice": "required", "tools": ONE * 2}),
+        ({"tool_choice": "required", "tools": [1]}, {"tool_choice": "required", "tools": [1]}),
+        ({"tool_choice": "auto", "tools": ONE}, {"tool_choice": "auto", "tools": ONE}),
     ],
 )
 def test_newer_words_are_translated(said, meant):
