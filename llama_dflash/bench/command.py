@@ -18,6 +18,7 @@ from .methods import Budget, Method, Models
 from .progress import Progress
 from .prompts import read_prompts
 from .results import Results
+from .summary import ALL
 from .tables import page
 
 EPILOG = """\
@@ -113,6 +114,8 @@ def run(args: argparse.Namespace, program: Sequence[str], checkout: Optional[Pat
     sets = [read_prompts(spec, args.style, args.field) for spec in args.prompts]
     if len({s.name for s in sets}) < len(sets):
         raise ValueError("--prompts: two files have the same name")
+    if ALL in {s.name for s in sets}:
+        raise ValueError(f'--prompts: "{ALL}" is what all prompts together are called, rename the file')
     models = _models(args)
     wanted = Wanted(_methods(args), sets, args.max_tokens, args.repeats)
     results = Results(args, models[0].drafter, sets, program, checkout)

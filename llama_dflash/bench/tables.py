@@ -68,6 +68,11 @@ def per_target(results: Dict[str, Any], one: Callable[[Table, str], str]) -> str
     return "\n\n".join(f"**{t['name']}** ({t['type']})\n\n{one(table, t['name'])}" for t in results["targets"])
 
 
+def columns(table: Table) -> List[str]:
+    """The prompt sets, and all of them together where there are several."""
+    return table.sets if len(table.sets) == 1 else [*table.sets, ALL]
+
+
 def methods(table: Table, target: str, *kinds: str) -> List[Dict[str, Any]]:
     return [entry for kind in kinds for entry in table.of_kind(target, ALL, kind)]
 
@@ -81,9 +86,9 @@ def speed(results: Dict[str, Any]) -> str:
     def one(table: Table, target: str) -> str:
         rows = []
         for entry in methods(table, target, "plain", "chain", "tree"):
-            cells = [rate(table.get(target, s, entry["method"])) for s in (*table.sets, ALL)]
+            cells = [rate(table.get(target, s, entry["method"])) for s in columns(table)]
             rows.append([label(entry), *cells, _range(entry)])
-        return markdown(["tokens per second (times plain)", *table.sets, ALL, "single prompts, times plain"], rows)
+        return markdown(["tokens per second (times plain)", *columns(table), "single prompts, times plain"], rows)
 
     return per_target(results, one)
 
@@ -98,10 +103,10 @@ def acceptance(results: Dict[str, Any]) -> str:
     def one(table: Table, target: str) -> str:
         rows = []
         for entry in methods(table, target, "chain", "tree", "server-chain"):
-            found = [table.get(target, s, entry["method"]) for s in (*table.sets, ALL)]
+            found = [table.get(target, s, entry["method"]) for s in columns(table)]
             cells = [number(e and e["acceptance_length"], 2) for e in found]
             rows.append([label(entry), number(entry["nodes_per_round"]), *cells])
-        return markdown(["acceptance length", "nodes per round", *table.sets, ALL], rows)
+        return markdown(["acceptance length", "nodes per round", *columns(table)], rows)
 
     return per_target(results, one)
 
@@ -131,11 +136,11 @@ def peers(results: Dict[str, Any]) -> str:
         best = table.best(target, ALL, "server-chain")
         entries += [e for kind in ("chain", "tree") for e in _best_and_auto(table, target, kind)]
         for entry in entries:
-            cells = [rate(table.get(target, s, entry["method"])) for s in (*table.sets, ALL)]
+            cells = [rate(table.get(target, s, entry["method"])) for s in columns(table)]
             is_best = best is not None and entry["method"] == best["method"]
             name = f"{label(entry)} (its best)" if is_best else label(entry)
             rows.append([name, *cells, number(entry["acceptance_length"], 2)])
-        return markdown(["tokens per second (times plain of the same program)", *table.sets, ALL, "acceptance length"], rows)
+        return markdown(["tokens per second (times plain of the same program)", *columns(table), "acceptance length"], rows)
 
     return per_target(results, one)
 

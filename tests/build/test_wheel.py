@@ -34,6 +34,11 @@ def test_only_the_package_is_shipped(names):
 
 
 @pytest.mark.parametrize("names", [installed_names, wheel_names], ids=["installed", "wheel"])
+def test_the_schema_of_results_is_there(names):
+    assert "llama_dflash/bench/results.schema.json" in names()
+
+
+@pytest.mark.parametrize("names", [installed_names, wheel_names], ids=["installed", "wheel"])
 def test_libraries_are_there_once_each(names):
     libraries = [Path(n).name for n in names() if n.startswith("llama_dflash/lib/")]
     stems = [name.split(".")[0] for name in libraries]

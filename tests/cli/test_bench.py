@@ -25,6 +25,7 @@ def prompts(files) -> Path:
     write("questions.jsonl", [{"question": "1 and 1?"}])
     write("others.jsonl", [{"text": "abc"}])
     write("empty.jsonl", [])
+    write("all.jsonl", [{"prompt": "a"}])
     write("nothing.jsonl", [{"prompt": "a"}, {"prompt": ""}])
     write("many.jsonl", [{"prompt": str(n)} for n in range(2000)])
     (files / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
@@ -60,7 +61,8 @@ def test_tables_and_pictures_go_into_files(prompts, capsys, monkeypatch):
     asked = ["--prompts", "others.jsonl", "--field", "text", "--markdown", "md/r.md", "--plots", "png", "--out", "files.json"]
     assert cli.main(["bench", *PAIR, *QUICK, *asked]) == 0
     assert capsys.readouterr().out == ""
-    assert "| tree 4 |" in (prompts / "md" / "r.md").read_text()
+    tables = (prompts / "md" / "r.md").read_text()
+    assert "| tree 4 |" in tables and "| others | single prompts" in tables  # no column for all of one set
     assert (prompts / "png" / "target.png").read_bytes().startswith(b"\x89PNG")
     assert checked(prompts / "files.json")["sets"] == [{"name": "others", "style": "raw", "prompts": 1}]
 
@@ -82,6 +84,7 @@ def test_a_published_drafter_is_measured(prompts, monkeypatch, tmp_path):
         (["--prompts", "texts.jsonl", "--field", "text"], 'each with a "text" (a text)'),
         (["--prompts", "empty.jsonl"], "it has no rows"),
         (["--prompts", "broken.jsonl"], "row 2 is no JSON"),
+        (["--prompts", "all.jsonl"], '"all" is what all prompts together are called'),
         (["--prompts", "nothing.jsonl"], "nothing: prompt 1 is empty"),
         (["--prompts", "texts.jsonl", "--prompts", "./texts.jsonl"], "two files have the same name"),
         (["--prompts", "texts.jsonl", "--target", "./target.gguf"], "two targets have the same file name"),
