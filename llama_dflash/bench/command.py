@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--markdown", type=Path, metavar="FILE.md", help="write the tables there, instead of printing them")
     add("--plots", type=Path, metavar="FOLDER", help="draw a PNG per target there (needs matplotlib)")
     add("--chain-budgets", type=_budgets, default="3,7,15,auto", metavar="LIST", help="of our chain (%(default)s)")
-    add("--tree-budgets", type=_budgets, default="4,8,15,16,22,32,auto", metavar="LIST", help="of our tree (%(default)s)")
+    trees = "4,8,15,16,22,32,auto"
+    add("--tree-budgets", type=_budgets, default=trees, metavar="LIST", help="of our tree (%(default)s)")
     add("--llama-server", type=Path, metavar="PATH", help="an unpatched llama-server, to measure llama.cpp's own chain")
     add("--server-lengths", type=_lengths, default="3,7,15", metavar="LIST", help="of llama.cpp's chain (%(default)s)")
     add("--max-tokens", type=_positive, default=128, metavar="N", help="per prompt (%(default)s)")
@@ -116,12 +117,14 @@ def run(args: argparse.Namespace, program: Sequence[str], checkout: Optional[Pat
         raise ValueError("--prompts: two files have the same name")
     if ALL in {s.name for s in sets}:
         raise ValueError(f'--prompts: "{ALL}" is what all prompts together are called, rename the file')
+    for path in filter(None, [args.out, args.markdown]):
+        _check_writable(path)
     models = _models(args)
     wanted = Wanted(_methods(args), sets, args.max_tokens, args.repeats)
     results = Results(args, models[0].drafter, sets, program, checkout)
 
-    n_prompts = sum(len(s.texts) for s in sets)
-    progress.say(f"{_count(len(models), 'target')}, {_count(n_prompts, 'prompt')}, {_count(len(wanted.methods), 'method')}")
+    counts = {"target": len(models), "prompt": sum(len(s.texts) for s in sets), "method": len(wanted.methods)}
+    progress.say(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items()))
     finished = False
     with _ended_by_sigterm_as_by_ctrl_c():
         try:
@@ -136,6 +139,13 @@ def run(args: argparse.Namespace, program: Sequence[str], checkout: Optional[Pat
         progress.say(f"written: {args.out}")
         _show(results.content, args, plot, progress)
     return 0 if finished else 1
+
+
+def _check_writable(path: Path) -> None:
+    """Makes the folder. Rather before the measurement than after it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} is a folder" if path.is_dir() else f"{path.parent} is not writable")
 
 
 def _models(args: argparse.Namespace) -> List[Models]:
@@ -209,7 +219,6 @@ def _plotter() -> Any:
 
 def _show(content: Dict[str, Any], args: argparse.Namespace, plot: Any, progress: Progress) -> None:
     if args.markdown:
-        args.markdown.parent.mkdir(parents=True, exist_ok=True)
         args.markdown.write_text(page(content), encoding="utf-8")
         progress.say(f"written: {args.markdown}")
     else:
@@ -217,7 +226,3 @@ def _show(content: Dict[str, Any], args: argparse.Namespace, plot: Any, progress
     if plot is not None:
         for path in plot(content, args.plots):
             progress.say(f"written: {path}")
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -58,7 +58,6 @@ class Results:
     def save(self) -> None:
         """Writes all or nothing: an interrupted run leaves the file of the last prompt."""
         self.content["summary"] = summarise(self.content["runs"])
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_name(self._path.name + ".partial")
         partial.write_text(to_json(self.content), encoding="utf-8")
         os.replace(partial, self._path)

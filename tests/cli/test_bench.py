@@ -93,6 +93,8 @@ def test_a_published_drafter_is_measured(prompts, monkeypatch, tmp_path):
         (["--prompts", "texts.jsonl", "--draft-model", "no.gguf"], "no such file: no.gguf"),
         (["--prompts", "texts.jsonl", "--draft-model", "target.gguf"], "target.gguf does not fit target.gguf: "),
         (["--prompts", "texts.jsonl", "--max-tokens", "250"], "use --ctx 512"),
+        (["--prompts", "texts.jsonl", "--markdown", "published"], "published is a folder"),
+        (["--prompts", "texts.jsonl", "--markdown", "texts.jsonl/r.md"], "File exists"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
