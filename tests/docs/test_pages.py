@@ -15,9 +15,23 @@ from pages import Block, Reader, blocks_of  # noqa: E402
 from llama_dflash import demo  # noqa: E402
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ["server.md", "convert.md", "cli.md", "langchain.md", "llama-index.md"]  # another page is added by its name
-SHIPPED = {"langchain.md", "llama-index.md"}  # pages whose texts have to come to an end: over the shipped pair
-NEEDS = {"langchain.md": ["langchain_community", "langchain_llama_cpp"], "llama-index.md": ["llama_index.llms.llama_cpp"]}
+PAGES = [  # another page is added by its name
+    "server.md",
+    "convert.md",
+    "cli.md",
+    "python-api.md",
+    "coming-from-llama-cpp-python.md",
+    "structured-output.md",
+    "langchain.md",
+    "llama-index.md",
+]
+# over the shipped pair: their texts have to come to an end, or they speak of hybrid targets
+SHIPPED = {"python-api.md", "coming-from-llama-cpp-python.md", "structured-output.md", "langchain.md", "llama-index.md"}
+NEEDS = {  # page: modules
+    "structured-output.md": ["instructor", "outlines", "llguidance"],
+    "langchain.md": ["langchain_community", "langchain_llama_cpp"],
+    "llama-index.md": ["llama_index.llms.llama_cpp"],
+}
 
 
 def write_random_models(folder):
