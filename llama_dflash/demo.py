@@ -19,9 +19,10 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 import llama_cpp
 import numpy as np
 from llama_cpp._logger import set_verbose
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from . import _library
+from .bench.prompts import asker
+from .bench.summary import first_difference
 from .draft import DFlashDraft
 from .llama import Llama
 from .stats import DraftTree
@@ -235,14 +236,6 @@ def show(llm: Llama, tokens: Iterator[Token], style: Style) -> None:
     print(decoder.decode(b"", final=True), flush=True)
 
 
-def first_difference(a: Sequence[int], b: Sequence[int]) -> Optional[int]:
-    """The index of the first token that differs, None if there is none."""
-    for i, (x, y) in enumerate(zip(a, b)):
-        if x != y:
-            return i
-    return None if len(a) == len(b) else min(len(a), len(b))
-
-
 def gap_at(plain: Llama, tokens: Sequence[int]) -> float:
     """How far the two best logits after `tokens` are apart."""
     plain.reset()
@@ -255,12 +248,8 @@ def gap_at(plain: Llama, tokens: Sequence[int]) -> float:
 
 def as_chat(llm: Llama, question: str) -> List[int]:
     """The prompt of a chat that starts with `question`, by the template in the model's file."""
-    template = llm.metadata.get("tokenizer.chat_template")
-    if template is None:
-        return llm.tokenize(question.encode())
-    eos, bos = (llm.detokenize([token], special=True).decode() for token in (llm.token_eos(), llm.token_bos()))
-    text = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)(messages=[{"role": "user", "content": question}])
-    return llm.tokenize(text.prompt.encode(), add_bos=not text.added_special, special=True)
+    ask = asker(llm)
+    return llm.tokenize(question.encode()) if ask is None else ask(question)
 
 
 # ---------------------------------------------------------------- the draft tree as a picture

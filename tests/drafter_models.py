@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import gguf
 import numpy as np
-from models import MASK, N_VOCAB, add_vocab
+from models import MASK, N_VOCAB, add_vocab, write_file
 
 # The tokens that a predictable target prefers, the most likely first, and their logits above all others.
 # No letters that the vocabulary merges: the text stays these tokens when it is tokenized again.
@@ -106,11 +106,7 @@ def write_drafter(
         matrix(b + "ffn_gate.weight", n_ff, n_embd)
         matrix(b + "ffn_up.weight", n_ff, n_embd)
         matrix(b + "ffn_down.weight", n_embd, n_ff)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    return path
+    return write_file(w, path)
 
 
 def make_predictable(target: Path, scale: float = 20.0) -> Path:

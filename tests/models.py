@@ -38,6 +38,14 @@ def add_vocab(writer: gguf.GGUFWriter, n_vocab: int = N_VOCAB) -> None:
     writer.add_add_bos_token(False)
 
 
+def write_file(w: gguf.GGUFWriter, path: Path) -> Path:
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
 def write_target(
     path: Path,
     arch: str = "llama",
@@ -98,11 +106,7 @@ def write_target(
         if arch == "gemma3":
             norm(b + "post_attention_norm.weight", n_embd)
             norm(b + "post_ffw_norm.weight", n_embd)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    return path
+    return write_file(w, path)
 
 
 HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
@@ -204,11 +208,7 @@ def write_hybrid(
             for name, rows, cols in (("gate", n_ff // 2, n_embd), ("up", n_ff // 2, n_embd), ("down", n_embd, n_ff // 2)):
                 tensor(b + f"ffn_{name}_exps.weight", (n_expert, rows, cols), cols**-0.5)
                 matrix(b + f"ffn_{name}_shexp.weight", rows, cols)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    return path
+    return write_file(w, path)
 
 
 def write_recurrent(path: Path, *, n_layer: int = 3, n_embd: int = 64, n_state: int = 16, seed: int = 0) -> Path:
@@ -247,8 +247,4 @@ def write_recurrent(path: Path, *, n_layer: int = 3, n_embd: int = 64, n_state: 
         w.add_tensor(b + "ssm_a", -np.geomspace(0.005, 0.5, n_inner * n_state, dtype=np.float32).reshape(n_inner, n_state))
         tensor(b + "ssm_d", (n_inner,))
         tensor(b + "ssm_out.weight", (n_embd, n_inner), n_inner**-0.5)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
-    return path
+    return write_file(w, path)

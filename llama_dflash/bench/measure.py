@@ -11,6 +11,7 @@ from .methods import Generation, Method, Models, Ours, TopTwo, load
 from .progress import Progress
 from .prompts import PromptSet, tokenize
 from .results import Results
+from .summary import first_difference
 
 WARM_UP_TOKENS = 16
 
@@ -23,14 +24,6 @@ class Wanted:
     sets: List[PromptSet]
     max_tokens: int
     repeats: int
-
-
-def first_difference(a: List[int], b: List[int]) -> Optional[int]:
-    """The first position at which two texts differ; None if they are equal."""
-    for i, (x, y) in enumerate(zip(a, b)):
-        if x != y:
-            return i
-    return None if len(a) == len(b) else min(len(a), len(b))
 
 
 class TargetBench:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
@@ -58,14 +58,26 @@ def read_prompts(spec: str, style: Optional[str] = None, field: Optional[str] = 
     raise ValueError(f"--prompts {spec}: expected rows of JSON, {expected}")
 
 
-def tokenize(prompts: PromptSet, llm: Llama) -> List[List[int]]:
-    """The tokens of every prompt of a set; a question is asked by the target's chat template, if it has one."""
-    template = llm.metadata.get("tokenizer.chat_template") if prompts.style == "chat" else None
+def asker(llm: Llama) -> Optional[Callable[[str], List[int]]]:
+    """What makes of a question the tokens of a chat that starts with it; None if the target has no chat template."""
+    template = llm.metadata.get("tokenizer.chat_template")
     if template is None:
-        return [llm.tokenize(text.encode(), add_bos=True, special=True) for text in prompts.texts]
+        return None
     eos, bos = (
         llm._model.token_get_text(token) if token != -1 else "" for token in (llm.token_eos(), llm.token_bos())
     )
     chat = Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
-    answers = [chat(messages=[{"role": "user", "content": text}]) for text in prompts.texts]
-    return [llm.tokenize(a.prompt.encode(), add_bos=not a.added_special, special=True) for a in answers]
+
+    def ask(question: str) -> List[int]:
+        text = chat(messages=[{"role": "user", "content": question}])
+        return llm.tokenize(text.prompt.encode(), add_bos=not text.added_special, special=True)
+
+    return ask
+
+
+def tokenize(prompts: PromptSet, llm: Llama) -> List[List[int]]:
+    """The tokens of every prompt of a set; a question is asked by the target's chat template, if it has one."""
+    ask = asker(llm) if prompts.style == "chat" else None
+    if ask is None:
+        return [llm.tokenize(text.encode(), add_bos=True, special=True) for text in prompts.texts]
+    return [ask(text) for text in prompts.texts]

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from statistics import median
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 ALL = "all"  # the name of all prompt sets together
 
 Run = Dict[str, Any]
+
+
+def first_difference(a: Sequence[int], b: Sequence[int]) -> Optional[int]:
+    """The first position at which two texts, in tokens, differ; None if they are equal."""
+    for i, (x, y) in enumerate(zip(a, b)):
+        if x != y:
+            return i
+    return None if len(a) == len(b) else min(len(a), len(b))
 
 
 def speed(run: Run) -> Optional[float]:

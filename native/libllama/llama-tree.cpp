@@ -423,13 +423,16 @@ struct llama_tree_compute {
 
         int32_t ret = 0;
         try {
-            ret = ctx->get_memory()->tree_commit(path) ? 0 : -2;
+            if (!ctx->get_memory()->tree_commit(path)) {
+                fail("no memory to commit %zu nodes", path.size());
+                ret = -2;
+            }
         } catch (const std::exception & e) {
             fail("%s", e.what());
             ret = -3;
         }
         ctx->set_abort_callback(callback, data);
-        return ret == -2 ? fail("no memory to commit %zu nodes", path.size()), -2 : ret;
+        return ret;
     }
 };
 

@@ -84,11 +84,16 @@ def test_trees_of_any_size_follow_one_another(contexts):
     same(tree.decode_each(MORE), plain.decode_each(MORE))
 
 
-def test_sequences_that_share_a_state_part_when_one_of_them_commits(contexts):
-    tree, plain = contexts
+def shared_by_two_sequences(contexts):
+    """Both contexts, in which sequence 1 has the state of sequence 0."""
     for c in contexts:
         c.decode_each(MORE)
         llama_cpp.llama_memory_seq_cp(c.memory, 0, 1, -1, -1)
+    return contexts
+
+
+def test_sequences_that_share_a_state_part_when_one_of_them_commits(contexts):
+    tree, plain = shared_by_two_sequences(contexts)
     logits = tree.tree_logits(TOKENS, BUSH)
     assert tree.commit(PATH) == 0
     same(logits[PATH], plain.decode_each(path_tokens()))
@@ -98,10 +103,7 @@ def test_sequences_that_share_a_state_part_when_one_of_them_commits(contexts):
 
 
 def test_sequences_that_share_a_state_still_do_after_a_discard(contexts):
-    tree, plain = contexts
-    for c in contexts:
-        c.decode_each(MORE)
-        llama_cpp.llama_memory_seq_cp(c.memory, 0, 1, -1, -1)
+    tree, plain = shared_by_two_sequences(contexts)
     before = tree.save(0), tree.save(1)
     tree.tree_logits(TOKENS, BUSH)
     assert tree.discard() == 0
