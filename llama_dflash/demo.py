@@ -23,6 +23,7 @@ from llama_cpp._logger import set_verbose
 from . import _library
 from .bench.prompts import asker
 from .bench.summary import first_difference
+from .cache_folder import cache_folder
 from .draft import DFlashDraft
 from .llama import Llama
 from .stats import DraftTree
@@ -112,8 +113,7 @@ def convert(source: Path, weight_type: str) -> Path:
     Raises:
         Missing: If it can't be written.
     """
-    cache = os.environ.get("LLAMA_DFLASH_CACHE")
-    folder = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-dflash"
+    folder = cache_folder()
     result = folder / f"{source.stem}-as-{weight_type.upper()}.gguf"
     if result.is_file() and result.stat().st_mtime >= source.stat().st_mtime:
         return result

@@ -1,7 +1,7 @@
 """What is inside a target or a drafter, whether the two fit, and the memory that they will need.
 
 All of it comes from the files' metadata: no model is loaded, no llama.cpp context made. The sizes of caches are those
-that llama.cpp and the engine allocate (tests/cli/test_info_memory.py compares them with llama.cpp's log).
+that llama.cpp and the engine allocate (tests/cli/test_info.py compares them with llama.cpp's log).
 """
 
 from __future__ import annotations

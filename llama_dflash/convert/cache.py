@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from typing import Iterator, Union
 
+from ..cache_folder import cache_folder
 from ..gguf_file import GgufFile
 from ..progress import Progress
 from . import convert
@@ -33,7 +34,7 @@ def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os
     Raises:
         ValueError: If the checkpoint can't be converted for the target, or the cache not be written.
     """
-    folder = cache_folder()
+    folder = cache_folder() / "drafters"
     path = folder / _name(Checkpoint(checkpoint), GgufFile(target))
     if path.is_file():
         return path
@@ -49,13 +50,6 @@ def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os
             " folder with room, or convert it with `llama-dflash convert` and name the GGUF file"
         ) from error
     return path
-
-
-def cache_folder() -> Path:
-    base = os.environ.get("LLAMA_DFLASH_CACHE")
-    if base:
-        return Path(base).expanduser() / "drafters"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llama-dflash" / "drafters"
 
 
 def _name(checkpoint: Checkpoint, target: GgufFile) -> str:
