@@ -29,6 +29,8 @@ class DFlashDraft:
         n_gpu_layers: Layers of the drafter on the GPU, -1 for all. None: as many as the target's.
         type_k: ggml type of the drafter's K cache, for instance llama_cpp.GGML_TYPE_Q8_0. None: F16.
         type_v: ggml type of the drafter's V cache. None: F16.
+        device_outputs: Whether drafted candidates, and tokens at temperature 0, are found where the logits are
+            computed, so that only they come to the host and not rows of the whole vocabulary. None: on a GPU.
 
     Raises:
         ValueError: If a setting has a wrong type or value. The file is looked at when a `Llama` loads it.
@@ -41,6 +43,7 @@ class DFlashDraft:
     n_gpu_layers: Optional[int] = None
     type_k: Optional[int] = None
     type_v: Optional[int] = None
+    device_outputs: Optional[bool] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, (str, os.PathLike)) or not isinstance(os.fspath(self.path), str):
@@ -53,6 +56,8 @@ class DFlashDraft:
         _check_int("context", self.context, 1, "a number of positions, at least 1")
         if self.n_gpu_layers is not None:
             _check_int("n_gpu_layers", self.n_gpu_layers, -1, "a number of layers, -1 for all, or None")
+        if self.device_outputs is not None and not isinstance(self.device_outputs, bool):
+            raise ValueError(f"DFlashDraft: device_outputs is {self.device_outputs!r}, expected True, False or None")
         for name in ("type_k", "type_v"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value not in CACHE_TYPES):

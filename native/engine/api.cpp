@@ -4,6 +4,8 @@
 
 #include "engine.h"
 
+#include "ggml-top-logprobs.h"
+
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -28,7 +30,7 @@ const char * llama_dflash_last_error(void) {
 }
 
 llama_dflash_params llama_dflash_default_params(void) {
-    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0 };
+    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, -1 };
 }
 
 static void check_params(const llama_context * target, const llama_dflash_params & params) {
@@ -39,6 +41,9 @@ static void check_params(const llama_context * target, const llama_dflash_params
     if (params.budget < 0 || params.budget >= n_ubatch) {
         throw std::invalid_argument("budget is " + std::to_string(params.budget) + ", expected 0 (auto) or 1 to n_ubatch - 1 = " +
                 std::to_string(n_ubatch - 1));
+    }
+    if (params.device_outputs < -1 || params.device_outputs > 1) {
+        throw std::invalid_argument("device_outputs is " + std::to_string(params.device_outputs) + ", expected -1 (by the device), 0 or 1");
     }
     if (params.n_context < 1) {
         throw std::invalid_argument("the drafter's context is " + std::to_string(params.n_context) + ", expected at least 1 position");
@@ -109,7 +114,7 @@ int32_t llama_dflash_logprobs(llama_dflash * engine, llama_token root, llama_pos
         for (int32_t i = 0; i < n_positions; ++i) {
             const float * logits = draft.logits(i);
             const float   max    = *std::max_element(logits, logits + draft.n_vocab());
-            const double  norm   = log_sum_exp(logits, draft.n_vocab(), max);
+            const double  norm   = ggml_log_sum_exp(logits, draft.n_vocab(), max);
             std::transform(logits, logits + draft.n_vocab(), out + (size_t) i*draft.n_vocab(),
                     [norm](float x) { return (float) (x - norm); });
         }

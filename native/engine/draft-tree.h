@@ -16,8 +16,8 @@ struct position_candidates {
 // have probability 0 and are never candidates; neither are NaN.
 position_candidates top_candidates(const float * logits, int32_t n_vocab, int32_t k);
 
-// log(sum(exp(logits))), [n_vocab] values of which `max` is the largest.
-double log_sum_exp(const float * logits, int32_t n_vocab, float max);
+// The first k of a row that ggml_top_logprobs() has left: n_entries log-probabilities, n_entries ids.
+position_candidates candidates_of(const float * entries, int32_t n_entries, int32_t k);
 
 struct draft_tree {
     // index 0 is the root

@@ -118,6 +118,9 @@ void drafter::make_context(const drafter_params & params) {
         refuse("no context for the draft model: not enough memory, or type_k/type_v that llama.cpp can't combine");
     }
     llama_set_causal_attn(ctx.get(), false); // the block is denoised as a whole
+
+    n_top = params.n_top;
+    llama_tree_set_top(ctx.get(), n_top);
 }
 
 //
@@ -237,6 +240,11 @@ bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
         throw std::runtime_error("the drafter's forward failed with " + std::to_string(ret));
     }
     return ret == 0;
+}
+
+position_candidates drafter::candidates(int32_t i, int32_t k) const {
+    const float * entries = llama_tree_get_top_ith(ctx.get(), i + 1);
+    return entries ? candidates_of(entries, n_top, k) : top_candidates(logits(i), n_vocab_, k);
 }
 
 const float * drafter::logits(int32_t i) const {

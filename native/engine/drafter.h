@@ -14,6 +14,7 @@ struct drafter_params {
     int32_t type_k;
     int32_t type_v;
     int32_t n_threads;
+    int32_t n_top;         // candidates of a position that are found where the logits are computed; 0: on the host
 };
 
 class drafter {
@@ -38,7 +39,9 @@ public:
     // Returns false if the drafter's memory has no room.
     bool forward(llama_token root, llama_pos n_past, int32_t n_positions);
 
-    // After forward(): the logits of position i in [0, n_positions), [n_vocab].
+    // After forward(): of position i in [0, n_positions) the k best candidates (at most n_top, where that is not 0), and
+    // the logits, [n_vocab].
+    position_candidates candidates(int32_t i, int32_t k) const;
     const float * logits(int32_t i) const;
 
     // The memory as bytes: out must hold save_size() of them, which are written.
@@ -63,6 +66,7 @@ private:
     int32_t     n_context = 0;
     int32_t     n_vocab_  = 0;
     int32_t     n_embd    = 0; // of the target
+    int32_t     n_top     = 0;
     llama_token mask      = -1;
     bool        is_mrope  = false;
 

@@ -37,11 +37,13 @@ enum class round_status { done, no_room, abandoned };
 
 struct llama_dflash {
     llama_dflash(llama_context * target, const std::string & path, const llama_dflash_params & params);
+    ~llama_dflash();
 
     round_status round(const round_request & request);
 
     llama_context     * target;
     llama_dflash_params params;
+    bool                device_outputs; // rows of logits stay where they are computed
     drafter             draft;
     auto_budget         budget;
     llama_dflash_stats  stats{};
@@ -58,6 +60,7 @@ private:
     bool         is_plain(const round_request & request) const;
     round_status verify(const round_request & request);
     bool         accept(const round_request & request);
+    llama_token  best_at(int32_t node) const;
     llama_token  sample_at(const round_request & request, int32_t node) const;
     void         commit(const round_request & request);
     void         abandon(const round_request & request);

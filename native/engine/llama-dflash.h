@@ -32,6 +32,8 @@ extern "C" {
         int32_t type_k;          // ggml_type of the drafter's K cache
         int32_t type_v;          // ggml_type of the drafter's V cache
         int32_t n_threads;       // 0: as many as the target's batches use
+        int32_t device_outputs;  // find candidates and greedy tokens where logits are computed, so that rows of logits stay
+                                 // there: 1 yes, 0 no, -1 where that is a device with memory of its own
     };
 
     // What one round did. The pointers are valid until the engine's next call.

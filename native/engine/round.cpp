@@ -13,16 +13,30 @@
 // the largest tree that "auto" considers
 static constexpr int32_t max_auto_nodes = 64;
 
+static int32_t n_wanted(const llama_dflash_params & params) {
+    return params.budget > 0 ? params.budget : max_auto_nodes;
+}
+
+static bool outputs_on_device(const llama_context * target, const llama_dflash_params & params) {
+    return params.device_outputs < 0 ? llama_tree_outputs_on_device(llama_get_model(target)) : params.device_outputs > 0;
+}
+
 llama_dflash::llama_dflash(llama_context * target, const std::string & path, const llama_dflash_params & params) :
-        target(target), params(params),
-        draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads }),
+        target(target), params(params), device_outputs(outputs_on_device(target, params)),
+        draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads,
+                device_outputs ? n_wanted(params) : 0 }),
         trees(llama_tree_supported(llama_get_model(target))) {
-    const int32_t n_wanted = params.budget > 0 ? params.budget : max_auto_nodes;
-    const int32_t n_nodes  = std::min(n_wanted + 1, (int32_t) llama_n_ubatch(target));
+    llama_tree_set_top(target, device_outputs ? 1 : 0);
+
+    const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
     const int32_t depth    = std::min(draft.block_size(), n_nodes) - 1;
     if (trees && llama_tree_reserve(target, n_nodes, depth) != 0) {
         throw std::runtime_error(llama_tree_last_error());
     }
+}
+
+llama_dflash::~llama_dflash() {
+    llama_tree_set_top(target, 0);
 }
 
 // Draft a tree after the root, let the target look at all of it at once, walk down as far as the target's own choices
@@ -57,8 +71,7 @@ round_status llama_dflash::round(const round_request & request) {
 int32_t llama_dflash::most_nodes(const round_request & request) const {
     const int32_t n_cells  = (int32_t) llama_n_ctx(target) - request.n_past - 1; // one is the root's
     const int32_t n_ubatch = (int32_t) llama_n_ubatch(target) - 1;
-    const int32_t wanted   = params.budget > 0 ? params.budget : max_auto_nodes;
-    return std::max(0, std::min({ wanted, n_cells, n_ubatch }));
+    return std::max(0, std::min({ n_wanted(params), n_cells, n_ubatch }));
 }
 
 // Fills `tree`. Returns false if it holds the root alone because nothing was drafted.
@@ -74,7 +87,7 @@ bool llama_dflash::draft_tree_for(const round_request & request) {
     clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
 
     for (int32_t i = 0; drafted && i < n_positions; ++i) {
-        positions.push_back(top_candidates(draft.logits(i), draft.n_vocab(), chain ? 1 : n_nodes));
+        positions.push_back(draft.candidates(i, chain ? 1 : n_nodes));
     }
     tree = build_tree(request.root, positions, n_nodes, chain);
     if (drafted && params.budget == 0) {
@@ -154,12 +167,17 @@ static llama_token argmax(const float * logits, int32_t n) {
     return (llama_token) (std::find(logits, logits + n, max) - logits);
 }
 
-llama_token llama_dflash::sample_at(const round_request & request, int32_t node) const {
-    if (!request.greedy) {
-        return llama_sampler_sample(request.sampler, target, node);
+// The token of the largest logit, or something that is no token if every logit is NaN or -inf.
+llama_token llama_dflash::best_at(int32_t node) const {
+    if (const float * entries = llama_tree_get_top_ith(target, node)) {
+        return (llama_token) entries[1];
     }
-    const llama_token best = argmax(llama_get_logits_ith(target, node), draft.n_vocab());
-    if (best >= draft.n_vocab()) { // every logit is NaN or -inf: let the sampler decide what that means
+    return argmax(llama_get_logits_ith(target, node), draft.n_vocab());
+}
+
+llama_token llama_dflash::sample_at(const round_request & request, int32_t node) const {
+    const llama_token best = request.greedy ? best_at(node) : -1;
+    if (best < 0 || best >= draft.n_vocab()) { // not greedy, or the sampler has to decide what no best token means
         return llama_sampler_sample(request.sampler, target, node);
     }
     llama_sampler_accept(request.sampler, best);

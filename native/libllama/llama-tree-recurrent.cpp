@@ -132,6 +132,13 @@ ggml_tensor * llm_build_delta_net_base::build_tree_attn(
 // commit
 //
 
+// Can the op run where the tensor it writes to lies? What the CPU computes for a device would have to be copied back.
+static bool runs_in_place(const ggml_tensor * op) {
+    const ggml_backend_buffer_t buffer = op->view_src->buffer;
+    const ggml_backend_dev_t    device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
+    return ggml_backend_buffer_is_host(buffer) || (device && ggml_backend_dev_supports_op(device, op));
+}
+
 void llama_tree_kept::build_state(int il, int32_t src, int32_t dst) {
     const layer & l = layers[il];
     ggml_tensor * states = mem.s_l[il];
@@ -142,11 +149,11 @@ void llama_tree_kept::build_state(int il, int32_t src, int32_t dst) {
     const auto row = [&](int32_t i) {
         return ggml_view_4d(ctx.get(), states, S, S, H, 1, S*states->nb[0], S*S*states->nb[0], states->nb[1], i*states->nb[1]);
     };
-    // In place only in host memory: a device may lack the op, and what the CPU computes for it has to be copied back.
-    // A cell that several sequences share is not written at all, only the new one.
-    if (src == dst && ggml_backend_buffer_is_host(states->buffer)) {
-        ggml_build_forward_expand(gf,
-                ggml_gated_delta_net_tree_persist_inplace(ctx.get(), l.k, l.v, l.g, l.beta, row(dst), inp_path));
+    ggml_tensor * in_place = ggml_gated_delta_net_tree_persist_inplace(ctx.get(), l.k, l.v, l.g, l.beta, row(dst), inp_path);
+
+    // a cell that several sequences share is not written at all, only the new one
+    if (src == dst && runs_in_place(in_place)) {
+        ggml_build_forward_expand(gf, in_place);
     } else {
         ggml_tensor * next = ggml_gated_delta_net_tree_persist(ctx.get(), l.k, l.v, l.g, l.beta, row(src), inp_path);
         ggml_build_forward_expand(gf, ggml_cpy(ctx.get(), next, row(dst)));

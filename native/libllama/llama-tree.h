@@ -51,6 +51,19 @@ extern "C" {
     // True between a successful llama_tree_decode() and the commit or discard that ends it.
     LLAMA_API bool llama_tree_pending(const struct llama_context * ctx);
 
+    // True if the model's logits are computed on a GPU or another device with memory of its own.
+    LLAMA_API bool llama_tree_outputs_on_device(const struct llama_model * model);
+
+    // From the next decode on, only the n_top best entries of every row of logits come to the host (0: whole rows, as ever).
+    // llama_get_logits_ith() still gives a row: it is copied when it is asked for. A batch that doesn't fit into one
+    // ubatch gives whole rows.
+    LLAMA_API void llama_tree_set_top(struct llama_context * ctx, int32_t n_top);
+
+    // The best entries of the i-th token's row: n_top log-probabilities over the whole vocabulary, the largest first, then
+    // their n_top token ids (as floats; -1, after a log-probability of -inf, where a row has fewer). NULL if the last decode
+    // left whole rows, or none for this token.
+    LLAMA_API const float * llama_tree_get_top_ith(struct llama_context * ctx, int32_t i);
+
     // What the last failing llama_tree_* call of this thread, or a call refused because of a pending tree, complained
     // about. Never NULL. Valid until the thread's next such call.
     LLAMA_API const char * llama_tree_last_error(void);

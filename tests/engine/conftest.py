@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ENGINE = ROOT / "native" / "engine"
+TREE_OPS = ROOT / "vendor" / "ggml-tree-ops"
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,9 @@ def compile_program(tmp_path_factory):
     def start(main: str, *sources: str) -> subprocess.Popen:
         folder = tmp_path_factory.mktemp("program")
         (folder / "main.cpp").write_text(main)
-        includes = [f"-I{p}" for p in (ENGINE, header.parent, header.parents[1] / "ggml" / "include")]
+        includes = [f"-I{p}" for p in (ENGINE, TREE_OPS, header.parent, header.parents[1] / "ggml" / "include")]
         command = [compiler, "-std=c++17", "-O2", *includes, str(folder / "main.cpp"), *(str(ENGINE / s) for s in sources)]
+        command.append(str(TREE_OPS / "cpu" / "top-logprobs-row.cpp"))  # draft-tree.cpp needs it
         subprocess.run([*command, "-o", str(folder / "program")], check=True)
         processes.append(
             subprocess.Popen([str(folder / "program")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
