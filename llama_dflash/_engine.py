@@ -24,7 +24,7 @@ class _Params(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int32)
         for name in ("mode", "budget", "n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "device_outputs")
-    ]
+    ] + [("synthetic_length", ctypes.c_float)]
 
 
 class _Result(ctypes.Structure):
@@ -121,6 +121,7 @@ class Engine:
         params.type_k = params.type_k if draft.type_k is None else draft.type_k
         params.type_v = params.type_v if draft.type_v is None else draft.type_v
         params.device_outputs = params.device_outputs if draft.device_outputs is None else draft.device_outputs
+        params.synthetic_length = draft.synthetic_length or 0.0
         self._pointer = self._c.load(ctx, os.fsencode(draft.path), params)
         if not self._pointer:
             raise ValueError(f"draft_model: {self._last_error()}")

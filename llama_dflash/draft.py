@@ -31,6 +31,8 @@ class DFlashDraft:
         type_v: ggml type of the drafter's V cache. None: F16.
         device_outputs: Whether drafted candidates, and tokens at temperature 0, are found where the logits are
             computed, so that only they come to the host and not rows of the whole vocabulary. None: on a GPU.
+        synthetic_length: To time models of random weights: every round accepts so many tokens in the mean (the bonus
+            token included, at least 1), whatever the target says. The text is then meaningless.
 
     Raises:
         ValueError: If a setting has a wrong type or value. The file is looked at when a `Llama` loads it.
@@ -44,6 +46,7 @@ class DFlashDraft:
     type_k: Optional[int] = None
     type_v: Optional[int] = None
     device_outputs: Optional[bool] = None
+    synthetic_length: Optional[float] = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, (str, os.PathLike)) or not isinstance(os.fspath(self.path), str):
@@ -58,6 +61,9 @@ class DFlashDraft:
             _check_int("n_gpu_layers", self.n_gpu_layers, -1, "a number of layers, -1 for all, or None")
         if self.device_outputs is not None and not isinstance(self.device_outputs, bool):
             raise ValueError(f"DFlashDraft: device_outputs is {self.device_outputs!r}, expected True, False or None")
+        length = self.synthetic_length
+        if length is not None and (isinstance(length, bool) or not isinstance(length, (int, float)) or not 1 <= length < 1e6):
+            raise ValueError(f"DFlashDraft: synthetic_length is {length!r}, expected a number of tokens, at least 1, or None")
         for name in ("type_k", "type_v"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value not in CACHE_TYPES):

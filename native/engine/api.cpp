@@ -30,7 +30,7 @@ const char * llama_dflash_last_error(void) {
 }
 
 llama_dflash_params llama_dflash_default_params(void) {
-    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, -1 };
+    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, -1, 0.0f };
 }
 
 static void check_params(const llama_context * target, const llama_dflash_params & params) {
@@ -44,6 +44,9 @@ static void check_params(const llama_context * target, const llama_dflash_params
     }
     if (params.device_outputs < -1 || params.device_outputs > 1) {
         throw std::invalid_argument("device_outputs is " + std::to_string(params.device_outputs) + ", expected -1 (by the device), 0 or 1");
+    }
+    if (!(params.synthetic_length == 0.0f || params.synthetic_length >= 1.0f)) {
+        throw std::invalid_argument("synthetic_length is " + std::to_string(params.synthetic_length) + ", expected 0 (off) or at least 1");
     }
     if (params.n_context < 1) {
         throw std::invalid_argument("the drafter's context is " + std::to_string(params.n_context) + ", expected at least 1 position");

@@ -5,6 +5,7 @@
 #include "draft-tree.h"
 #include "drafter.h"
 #include "llama-dflash.h"
+#include "synthetic.h"
 
 #include <array>
 #include <string>
@@ -46,6 +47,7 @@ struct llama_dflash {
     bool                device_outputs; // rows of logits stay where they are computed
     drafter             draft;
     auto_budget         budget;
+    synthetic_acceptance synthetic;
     llama_dflash_stats  stats{};
     bool                trees; // the target's memory can hold a tree
 

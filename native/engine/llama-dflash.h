@@ -34,6 +34,8 @@ extern "C" {
         int32_t n_threads;       // 0: as many as the target's batches use
         int32_t device_outputs;  // find candidates and greedy tokens where logits are computed, so that rows of logits stay
                                  // there: 1 yes, 0 no, -1 where that is a device with memory of its own
+        float   synthetic_length; // > 0: for timing only, accept so many tokens a round (mean, bonus included), whatever the
+                                  // target says; the text is meaningless
     };
 
     // What one round did. The pointers are valid until the engine's next call.

@@ -25,7 +25,7 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
         target(target), params(params), device_outputs(outputs_on_device(target, params)),
         draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads,
                 device_outputs ? n_wanted(params) : 0 }),
-        trees(llama_tree_supported(llama_get_model(target))) {
+        synthetic(params.synthetic_length), trees(llama_tree_supported(llama_get_model(target))) {
     llama_tree_set_top(target, device_outputs ? 1 : 0);
 
     const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
@@ -88,6 +88,9 @@ bool llama_dflash::draft_tree_for(const round_request & request) {
 
     for (int32_t i = 0; drafted && i < n_positions; ++i) {
         positions.push_back(draft.candidates(i, chain ? 1 : n_nodes));
+    }
+    if (synthetic.on()) {
+        synthetic.shape(positions);
     }
     tree = build_tree(request.root, positions, n_nodes, chain);
     if (drafted && params.budget == 0) {
@@ -187,18 +190,23 @@ llama_token llama_dflash::sample_at(const round_request & request, int32_t node)
 // Walks from the root along the tokens that the target itself chooses. Returns false if on_token wants no round.
 bool llama_dflash::accept(const round_request & request) {
     const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(target));
+    const int32_t n_max = synthetic.on() ? std::min(synthetic.next_length(), request.n_max) : request.n_max;
     path.clear();
     tokens.clear();
 
     for (int32_t node = 0; node >= 0; node = tree.child(node, tokens.back())) {
         path.push_back(node);
         tokens.push_back(sample_at(request, node));
+        const bool last = (int32_t) tokens.size() >= n_max;
+        if (synthetic.on() && !last) {
+            tokens.back() = synthetic.accepted_token(tree, node, tokens.back());
+        }
 
         const int32_t wish = request.on_token ? request.on_token(request.user_data, tokens.back()) : 0;
         if (wish < 0) {
             return false;
         }
-        if (wish > 0 || (int32_t) tokens.size() >= request.n_max || llama_vocab_is_eog(vocab, tokens.back())) {
+        if (wish > 0 || last || llama_vocab_is_eog(vocab, tokens.back())) {
             break;
         }
     }
