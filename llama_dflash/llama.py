@@ -9,6 +9,7 @@ trees, both verified as in SpecInfer (arXiv 2305.09781).
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import sys
@@ -27,6 +28,7 @@ from ._engine import ABANDON, DONE, NO_ROOM, Engine
 from .checkpoints import Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
 from .stats import DraftTree, SpeculativeStats
+from .turns import Turns, in_turn
 
 DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
 
@@ -69,6 +71,8 @@ class Llama(llama_cpp.Llama):
     _step: Optional[_Step] = None  # the tokens that a generation is handing out; None once anything else happened
     _max_tokens: Optional[int] = None  # what the next generation's caller will take
     _processor_error: Optional[BaseException] = None
+    _n_prompt: int = 0  # tokens of the current or last generation
+    _n_completion: int = 0
     _round_seconds: float = 0.0  # of all rounds of a generation
     _last_tree: Optional[DraftTree] = None
 
@@ -96,6 +100,7 @@ class Llama(llama_cpp.Llama):
             ValueError: If a model's file is missing or damaged, the drafter was not made for this target, or
                 checkpoint_bytes is no number of bytes.
         """
+        self._turns = Turns()
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
         if isinstance(draft_model, (str, os.PathLike)):
             draft_model = DFlashDraft(draft_model)  # type: ignore[arg-type]
@@ -147,6 +152,11 @@ class Llama(llama_cpp.Llama):
             self._checkpoints = Checkpoints(self._ctx, self._checkpoint_bytes, whole=self._is_recurrent)
             self._stack.callback(self._checkpoints.clear)
 
+    def close(self) -> None:
+        """Frees the model, once no other thread is in the middle of using it."""
+        with self._turns.turn(last=True):
+            super().close()
+
     # ---------------------------------------------------------------- what happened
 
     @property
@@ -166,12 +176,24 @@ class Llama(llama_cpp.Llama):
         self._last_tree = None
 
     @property
+    def usage(self) -> Dict[str, int]:
+        """Tokens of the prompt and of the text of the current or last generation: what the `usage` of an answer says, for
+        streams, which have none."""
+        n_prompt, n_completion = self._n_prompt, self._n_completion
+        return {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_completion,
+            "total_tokens": n_prompt + n_completion,
+        }
+
+    @property
     def last_tree(self) -> Optional[DraftTree]:
         """The draft tree of the last round; None before the first one."""
         return self._last_tree
 
     # ---------------------------------------------------------------- evaluating
 
+    @in_turn
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluates tokens after the first n_tokens ones.
 
@@ -234,6 +256,7 @@ class Llama(llama_cpp.Llama):
         self.n_tokens = n_restored
         self._requires_eval = True
 
+    @in_turn
     def sample(self, *args: Any, **kwargs: Any) -> int:
         """Samples a token as llama_cpp.Llama.sample does.
 
@@ -248,6 +271,9 @@ class Llama(llama_cpp.Llama):
         self._raise_processor_error()
         return token
 
+    embed = in_turn(llama_cpp.Llama.embed)
+
+    @in_turn
     def reset(self) -> None:
         """Forgets all tokens."""
         self._step = None
@@ -340,16 +366,30 @@ class Llama(llama_cpp.Llama):
             grammar=grammar,
         )
         if self._engine is None and self._checkpoints is None:
-            return super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
-        if self._engine is None:
-            return self._generate_after_common_prefix(tokens, reset, stopping_criteria=stopping_criteria, **settings)
-        request = _Request(
-            settings,
-            greedy=self._is_argmax(settings),
-            follows=logits_processor is not None,
-            wants_logits=stopping_criteria is not None or self._logits_all,
-        )
-        return self._speculate(tokens, reset, stopping_criteria, request)
+            steps = super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
+        elif self._engine is None:
+            steps = self._generate_after_common_prefix(tokens, reset, stopping_criteria=stopping_criteria, **settings)
+        else:
+            request = _Request(
+                settings,
+                greedy=self._is_argmax(settings),
+                follows=logits_processor is not None,
+                wants_logits=stopping_criteria is not None or self._logits_all,
+            )
+            steps = self._speculate(tokens, reset, stopping_criteria, request)
+        return self._turns.generation(self._counted(len(tokens), steps))
+
+    def _counted(self, n_prompt: int, steps: Generator[int, Any, Any]) -> Generator[int, Any, Any]:
+        self._n_prompt, self._n_completion = n_prompt, 0
+        try:
+            token = next(steps)
+            while True:
+                self._n_completion += not llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
+                token = steps.send((yield token))
+        except StopIteration:
+            return
+        finally:
+            steps.close()
 
     def _generate_after_common_prefix(
         self, tokens: Sequence[int], reset: bool, **settings: Any
@@ -389,6 +429,7 @@ class Llama(llama_cpp.Llama):
     ) -> Generator[int, Optional[Sequence[int]], None]:
         n_left, self._max_tokens = self._max_tokens or _UNLIMITED, None
         self._start_stats()
+        step = None
         try:
             step = self._first_step(tokens, reset, request)
             while True:
@@ -402,7 +443,8 @@ class Llama(llama_cpp.Llama):
                         break
                 step = self._round(token, n_left, request)
         finally:
-            self._step = None
+            if self._step is step:  # another thread's generation may have one by now
+                self._step = None
             if self.verbose and not self._engine.closed:
                 print(f"Llama.generate: {self.speculative_stats}", file=sys.stderr)
 
@@ -510,10 +552,21 @@ class Llama(llama_cpp.Llama):
     def _create_completion(
         self, prompt: Union[str, List[int]], suffix: Optional[str] = None, max_tokens: Optional[int] = 16, **kwargs: Any
     ) -> Iterator[Any]:
-        """The stock completion; the last round is told to draft no further than max_tokens."""
+        """The stock completion in a turn of its own; the last round is told to draft no further than max_tokens."""
+        steps = self._create_limited_completion(prompt=prompt, suffix=suffix, max_tokens=max_tokens, **kwargs)
+        return self._turns.generation(steps, resumable=False)
+
+    @functools.wraps(llama_cpp.Llama.create_chat_completion)
+    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
+        answer = super().create_chat_completion(*args, **kwargs)
+        if not isinstance(answer, Iterator):
+            return answer
+        return self._turns.generation((chunk for chunk in answer), resumable=False)  # up to the last chunk
+
+    def _create_limited_completion(self, max_tokens: Optional[int], **kwargs: Any) -> Iterator[Any]:
         self._max_tokens = max_tokens if max_tokens is not None and max_tokens > 0 else None
         try:
-            yield from super()._create_completion(prompt=prompt, suffix=suffix, max_tokens=max_tokens, **kwargs)
+            yield from super()._create_completion(max_tokens=max_tokens, **kwargs)
         finally:
             self._max_tokens = None
 
@@ -522,6 +575,7 @@ class Llama(llama_cpp.Llama):
     def __getstate__(self) -> Dict[str, Any]:
         return {**super().__getstate__(), "checkpoint_bytes": self._checkpoint_bytes}
 
+    @in_turn
     def save_state(self) -> LlamaState:
         """The target's state and, as its attributes, the drafter's (`draft_state`, bytes) and, of a recurrent or hybrid
         target, the checkpoint of the latest turn (`checkpoint`, its place in tokens and its bytes)."""
@@ -535,6 +589,7 @@ class Llama(llama_cpp.Llama):
             state.checkpoint = latest.n_tokens, latest.states.copy()
         return state
 
+    @in_turn
     def load_state(self, state: LlamaState) -> None:
         """Restores a state. One without a drafter's memory, or with another drafter's, will do: the first drafts
         after it are then poor, the text is the same.
