@@ -22,6 +22,11 @@ _CELLS = 256  # llama.cpp rounds a context up to a multiple
 _DRAFT_BATCH = 512  # positions that the engine injects at once
 _F32 = 4  # bytes; recurrent states are kept in it
 
+_NOT_COUNTED = "llama.cpp's compute buffers, which it sizes when a model is loaded, by n_ubatch and the vocabulary above all"
+_NOT_COUNTED_OF_HYBRIDS = (
+    "of a hybrid, what a verification keeps of its nodes, and checkpoints (host memory, up to checkpoint_bytes)"
+)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -314,7 +319,10 @@ def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:
         "type_v": settings.type_v,
         "draft_context": settings.draft_context,
     }
-    return {"files": files, "fits": fits, "settings": asked, "memory_bytes": total}
+    uncounted = [_NOT_COUNTED]
+    if any(model.recurrent_bytes() for model in models):
+        uncounted.append(_NOT_COUNTED_OF_HYBRIDS)
+    return {"files": files, "fits": fits, "settings": asked, "memory_bytes": total, "memory_not_counted": uncounted}
 
 
 def text(facts: Dict[str, Any]) -> str:
@@ -342,7 +350,7 @@ def text(facts: Dict[str, Any]) -> str:
     if len(parts) > 1:
         parts.append(("sum", facts["memory_bytes"]))
     lines += [f"  {what:<24}{size_text(size):>12}" for what, size in parts]
-    lines.append("llama.cpp's compute buffers, which grow with n_ubatch and the vocabulary, come on top.")
+    lines += [f"Not counted: {what}." for what in facts["memory_not_counted"]]
     return "\n".join(lines)
 
 

@@ -100,7 +100,7 @@ def test_info_for_people(command):
 
 SCHEMA = {
     "type": "object",
-    "required": ["files", "fits", "settings", "memory_bytes"],
+    "required": ["files", "fits", "settings", "memory_bytes", "memory_not_counted"],
     "additionalProperties": False,
     "properties": {
         "files": {
@@ -128,6 +128,7 @@ SCHEMA = {
         "fits": {"type": "array", "items": {"required": ["target", "drafter", "fits", "problems"]}},
         "settings": {"required": ["context", "type_k", "type_v", "draft_context"]},
         "memory_bytes": {"type": "integer"},
+        "memory_not_counted": {"type": "array", "minItems": 1, "items": {"type": "string"}},
     },
 }
 

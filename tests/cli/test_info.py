@@ -13,7 +13,7 @@ from models import write_hybrid, write_recurrent, write_target
 from llama_dflash import DFlashDraft, Llama
 from llama_dflash.convert import convert
 from llama_dflash.gguf_file import GgufFile
-from llama_dflash.info import Model, Settings, problems
+from llama_dflash.info import Model, Settings, problems, report, text
 
 import llama_cpp  # after llama_dflash, which says where it comes from
 from llama_cpp import _logger
@@ -76,6 +76,17 @@ def test_hybrids_can(tmp_path):
 
 
 # ---------------------------------------------------------------- memory
+
+
+def test_what_is_not_counted_is_said(files, tmp_path):
+    plain = report([Model(files / "target.gguf")], Settings())
+    hybrid = report([Model(write_hybrid(tmp_path / "t.gguf"))], Settings())
+    assert ["compute buffers" in what for what in plain["memory_not_counted"]] == [True]
+    assert ["checkpoints" in what for what in hybrid["memory_not_counted"]] == [False, True]
+    for facts in (plain, hybrid):
+        assert text(facts).splitlines()[-len(facts["memory_not_counted"]) :] == [
+            f"Not counted: {what}." for what in facts["memory_not_counted"]
+        ]
 
 
 @pytest.fixture
