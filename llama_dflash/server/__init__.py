@@ -3,7 +3,8 @@
     python -m llama_dflash.server --model target.gguf --draft_model drafter.gguf
 
 Everything that is not about drafters is llama_cpp.server's own code. Here: `settings` (options), `model` (loading),
-`served` (a Llama that times its answers), `requests`, `streaming`, `app`, and `__main__`, the command.
+`served` (a Llama that times its answers), `requests` (what may be asked), `choices` (several texts for one request),
+`streaming`, `client` (is it still there?), `errors`, `app`, and `__main__`, the command.
 """
 
 import importlib.util

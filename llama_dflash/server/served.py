@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Generator, Iterator, Optional, Sequence
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence
 
 import numpy as np
 
+from ..chunks import with_openais_tool_calls
 from ..llama import Llama
+from .choices import Request, joined, one_each, usage_of
+from .client import check_client
 
 
 @dataclass
@@ -48,25 +51,56 @@ class ServedLlama(Llama):
 
     _timings = Timings()
     _n_evaluated = 0
+    _check_client: Optional[Callable[[], None]] = None
 
-    def __call__(self, **request: Any) -> Any:
-        return self._answer(super().__call__, request)
+    def __call__(self, *, prompts: Optional[List[str]] = None, **request: Any) -> Any:
+        asked = [{**request, "prompt": prompt} for prompt in prompts] if prompts else [request]
+        return self._answer(super().__call__, asked)
 
     def create_chat_completion(self, **request: Any) -> Any:
-        return self._answer(super().create_chat_completion, request)
+        return self._answer(super().create_chat_completion, [request])
 
-    def _answer(self, create: Callable[..., Any], request: Dict[str, Any]) -> Any:
-        if request.get("stream"):
-            return self._stream(create, request)
-        with self._request(request):
-            return {**create(**request), "timings": self._timings.as_json()}
+    def _answer(self, create: Callable[..., Any], asked: Sequence[Request]) -> Any:
+        """Answers a request for every prompt, each of which is for n_choices texts."""
+        n_choices, options = asked[0].get("n_choices", 1), asked[0].get("stream_options") or {}
+        ours = {"n_choices", "stream_options"}
+        each = [{name: value for name, value in one.items() if name not in ours} for one in asked]
+        requests = [one for request in each for one in one_each(request, n_choices)]
+        if requests[0].get("stream"):
+            return self._stream(create, requests, n_choices, bool(options.get("include_usage")))
+        with self._request(requests[0]), self._while_client_is_there():
+            answers = [create(**request) for request in requests]
+            return {**joined(answers, n_choices), "timings": self._timings.as_json()}
 
-    def _stream(self, create: Callable[..., Any], request: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
-        with self._request(request):
-            for chunk in create(**request):
-                if chunk["choices"][0]["finish_reason"] is not None:
-                    chunk = {**chunk, "timings": self._timings.as_json()}
-                yield chunk
+    def _stream(
+        self, create: Callable[..., Any], requests: Sequence[Request], n_choices: int, include_usage: bool
+    ) -> Iterator[Dict[str, Any]]:
+        with self._request(requests[0]):
+            n_prompt = n_completion = 0
+            first = None
+            for i, request in enumerate(requests):
+                for chunk in with_openais_tool_calls(create(**request)):
+                    first = first or chunk
+                    choice = {**chunk["choices"][0], "index": i}
+                    chunk = {**chunk, "id": first["id"], "created": first["created"], "choices": [choice]}
+                    if choice["finish_reason"] is not None:
+                        n_prompt += self.usage["prompt_tokens"] if i % n_choices == 0 else 0
+                        n_completion += self.usage["completion_tokens"]
+                        if i == len(requests) - 1 and not include_usage:
+                            chunk["timings"] = self._timings.as_json()
+                    yield {**chunk, "usage": None} if include_usage else chunk
+            if include_usage:
+                usage = usage_of(n_prompt, n_completion)
+                yield {**chunk, "choices": [], "usage": usage, "timings": self._timings.as_json()}
+
+    @contextlib.contextmanager
+    def _while_client_is_there(self) -> Iterator[None]:
+        """Generations end with ClientWentAway if it is not. (Streams end when they can't be sent.)"""
+        self._check_client = check_client()
+        try:
+            yield
+        finally:
+            self._check_client = None
 
     @contextlib.contextmanager
     def _request(self, request: Dict[str, Any]) -> Iterator[None]:
@@ -112,6 +146,8 @@ class ServedLlama(Llama):
                     timings.predicted_seconds += seconds
                 n_sampled += 1
                 timings.predicted_n += 1
+                if self._check_client is not None:
+                    self._check_client()
                 yield token
                 started = time.perf_counter()
         finally:

@@ -4,44 +4,7 @@ import json
 
 import openai
 import pytest
-
-PROMPT = "the digits: 0123"
-MESSAGES = [{"role": "user", "content": "Count: 0123"}]
-EXACT = {"repeat_penalty": 1.0}  # of the request's body: a penalty would make the drafter guess less
-
-CITY = {
-    "type": "object",
-    "properties": {"city": {"enum": ["Oslo", "Rome"]}, "capital": {"type": "boolean"}},
-    "required": ["city", "capital"],
-}
-TOOLS = [{"type": "function", "function": {"name": "look_up", "parameters": CITY}}]
-CHOICE = {"type": "function", "function": {"name": "look_up"}}
-
-
-def complete(**request):
-    request = {"model": "any", "prompt": PROMPT, "temperature": 0, "max_tokens": 40, "extra_body": EXACT, **request}
-    return lambda client: client.completions.create(**request)
-
-
-def chat(**request):
-    request = {"model": "any", "messages": MESSAGES, "temperature": 0, "max_tokens": 40, "extra_body": EXACT, **request}
-    return lambda client: client.chat.completions.create(**request)
-
-
-def streamed(request):
-    return lambda client: list(request(client))
-
-
-def text_of(answer):
-    """The text and why it ended."""
-    choice = answer.choices[0]
-    return (choice.text if hasattr(choice, "text") else choice.message.content), choice.finish_reason
-
-
-def text_of_chunks(chunks):
-    choices = [chunk.choices[0] for chunk in chunks]
-    texts = [c.text if hasattr(c, "text") else c.delta.content for c in choices]
-    return "".join(t or "" for t in texts), choices[-1].finish_reason
+from asking import CHOICE, CITY, MESSAGES, TOOLS, chat, complete, streamed, text_of, text_of_chunks
 
 
 def assert_drafted(timings, n_predicted=None):
@@ -166,11 +129,6 @@ def test_a_seed_gives_plain_decodings_random_text(same):
 def test_penalties_and_logit_bias_are_followed(same):
     text = same(complete(extra_body={"repeat_penalty": 1.3, "logit_bias": {str(ord("0")): -100}}), text_of).choices[0].text
     assert "0" not in text
-
-
-def test_n_is_ignored_as_upstream_does(same):
-    assert len(same(complete(n=2), text_of).choices) == 1
-    assert len(same(chat(n=2), text_of).choices) == 1
 
 
 def test_models_and_tokenize_work(same, pair):

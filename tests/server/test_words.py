@@ -27,6 +27,8 @@ def test_what_has_no_newer_word_is_left_as_it_is(body):
         ({"tool_choice": "required", "tools": ONE * 2}, {"tool_choice": "required", "tools": ONE * 2}),
         ({"tool_choice": "required", "tools": [1]}, {"tool_choice": "required", "tools": [1]}),
         ({"tool_choice": "auto", "tools": ONE}, {"tool_choice": "auto", "tools": ONE}),
+        ({"messages": [{"role": "developer"}, {"role": "user"}]}, {"messages": [{"role": "system"}, {"role": "user"}]}),
+        ({"messages": 3, "max_completion_tokens": 3}, {"messages": 3, "max_completion_tokens": 3}),
     ],
 )
 def test_newer_words_are_translated(said, meant):
