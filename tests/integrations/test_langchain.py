@@ -1,5 +1,7 @@
 """langchain-community's wrappers: unchanged after install(), and ours with their `draft_model` field."""
 
+import functools
+import operator
 import warnings
 
 import pytest
@@ -68,6 +70,13 @@ def test_chat_invoke_stream_and_batch_write_plain_decodings_text(chat, answer):
     assert [message.content for message in chat.batch([QUESTION, QUESTION])] == [answer, answer]
 
 
+def test_messages_tell_their_usage_streamed_and_not(chat):
+    streamed = functools.reduce(operator.add, chat.stream([HumanMessage(QUESTION)]))
+    usage = chat.invoke(QUESTION).usage_metadata
+    assert streamed.usage_metadata == usage and min(usage.values()) > 0
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
 def test_stop_strings_end_the_text(llm, code):
     stop = code.strip().split()[3]
     assert llm.invoke(CODE, stop=[stop]) == code[: code.index(stop)]
@@ -77,8 +86,10 @@ def test_stop_strings_end_the_text(llm, code):
 def test_the_unchanged_wrappers_take_a_drafter_after_install(shipped, wrapper):
     install()
     made = wrapper(**settings(shipped, model_kwargs={"draft_model": draft(shipped)}))
-    made.invoke(CODE)
+    text = made.invoke(CODE)
     assert drafted(made)
+    texts = [getattr(answer, "content", answer) for answer in (text, *made.batch([CODE] * 3))]  # a chat model's: in threads
+    assert texts[1:] == [texts[0]] * 3
 
 
 class Sum(BaseModel):
@@ -100,6 +111,15 @@ def test_tool_calls_have_the_tools_arguments(caller):
     assert drafted(caller)
     (call,) = message.tool_calls
     assert call["name"] == "Sum" and set(call["args"]) == {"a", "b"}
+
+
+def test_the_chunks_of_a_tool_call_make_the_call(caller):
+    choice = {"type": "function", "function": {"name": "Sum"}}
+    bound = caller.bind_tools([Sum], tool_choice=choice)
+    message = functools.reduce(operator.add, bound.stream("Add 3 and 4."))
+    (streamed,), (whole,) = message.tool_calls, bound.invoke("Add 3 and 4.").tool_calls
+    assert (streamed["name"], streamed["args"]) == (whole["name"], whole["args"]) and streamed["name"] == "Sum"
+    assert message.usage_metadata["output_tokens"] > 0
 
 
 def test_structured_output_is_an_object(caller):

@@ -1,6 +1,8 @@
 """langchain-llama-cpp, a client of llama.cpp's server, asks ours: what it sends is answered, with the texts of plain decoding."""
 
 import asyncio
+import functools
+import operator
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ pytest.importorskip("langchain_llama_cpp", reason="needs pip install langchain-l
 sys.path.append(str(Path(__file__).parents[1] / "server"))
 
 from langchain_llama_cpp import ChatLlama, LlamaInvalidRequestError, LlamaModelNotFoundError  # noqa: E402
+from langchain_core.messages import HumanMessage  # noqa: E402
 from pydantic import BaseModel, Field  # noqa: E402
 from servers import Server, arguments  # noqa: E402
 
@@ -108,5 +111,43 @@ def test_what_llama_swap_answers_is_not_there(chat):  # docs/langchain.md says s
         chat.get_server_defaults()
 
 
-def test_a_stream_has_no_numbers(chat):  # docs/langchain.md says so
-    assert not any(chunk.usage_metadata or "timings" in chunk.response_metadata for chunk in chat.stream(QUESTION))
+def joined(chunks):
+    return functools.reduce(operator.add, chunks)
+
+
+def test_a_stream_tells_its_usage_and_what_was_drafted(chat):
+    streamed, answered = joined(chat.stream(QUESTION)), chat.invoke(QUESTION)
+    assert streamed.usage_metadata["input_tokens"] == answered.usage_metadata["input_tokens"] > 0
+    assert streamed.usage_metadata["output_tokens"] == answered.usage_metadata["output_tokens"] > 0
+    assert streamed.response_metadata["timings"]["draft_n_accepted"] > 0
+
+
+def test_the_chunks_of_a_tool_call_make_the_call(chat):
+    caller = chat.bind_tools([Sum], tool_choice="Sum")
+    (streamed,), (answered,) = joined(caller.stream("Add 3 and 4.")).tool_calls, caller.invoke("Add 3 and 4.").tool_calls
+    assert (streamed["name"], streamed["args"]) == (answered["name"], answered["args"]) and streamed["name"] == "Sum"
+
+
+@pytest.fixture(scope="module")
+def openais(chat):
+    """OpenAI's own client of LangChain."""
+    ChatOpenAI = pytest.importorskip("langchain_openai", reason="needs the test extra: pip install '.[test]'").ChatOpenAI
+    settings = dict(model="any", api_key="none", temperature=0.0, max_tokens=48, max_retries=0, timeout=60)
+    return ChatOpenAI(base_url=f"{chat.base_url.rstrip('/')}/v1", extra_body={"repeat_penalty": 1.0}, **settings)
+
+
+def test_chat_openai_gets_text_usage_and_tool_calls_streamed_and_not(openais, answer):
+    streamed, answered = joined(openais.stream(QUESTION, stream_usage=True)), openais.invoke(QUESTION)
+    assert streamed.content == answered.content == answer
+    numbers = [[m.usage_metadata[key] for key in ("input_tokens", "output_tokens")] for m in (streamed, answered)]
+    assert numbers[0] == numbers[1] and min(numbers[0]) > 0
+    assert not joined(openais.stream(QUESTION, stream_usage=False)).usage_metadata
+
+    caller = openais.bind_tools([Sum], tool_choice="Sum")
+    calls = joined(caller.stream("Add 3 and 4.")).tool_calls, caller.invoke("Add 3 and 4.").tool_calls
+    assert calls[0][0]["args"] == calls[1][0]["args"] and [c[0]["name"] for c in calls] == ["Sum", "Sum"]
+
+
+def test_chat_openai_gets_n_texts(openais):
+    (choices,) = openais.generate([[HumanMessage(QUESTION)]], n=2, temperature=1.5, seed=3).generations
+    assert len({choice.text for choice in choices}) == 2
