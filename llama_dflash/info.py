@@ -248,8 +248,10 @@ def problems(target: Model, drafter: Model) -> List[str]:
     """Why a drafter can't draft for a target: sentences, none if the two fit."""
     ours, theirs = drafter.file, target.file
     found = []
-    if drafter.kind != "DFlash drafter":
-        found.append(f"{ours.path} is a {drafter.kind}; this version drafts with DFlash drafters only")
+    if drafter.number("hyper_connection_count"):
+        found.append(
+            f"{ours.path} is the DSpark drafter of a DeepSeek V4 target, whose layers this version does not draft with"
+        )
     if any(target.is_recurrent(layer) for layer in target.layers()) and theirs.arch not in HYBRIDS_WITH_TREES:
         found.append(
             f"the memory of {theirs.arch} targets can't hold draft trees in this version"

@@ -41,6 +41,11 @@ def write_drafter(
     omit: frozenset[str] | set[str] = frozenset(),
     more: Callable[[gguf.GGUFWriter], None] | None = None,
     reduced: list[int] | None = None,
+    head: str | None = None,
+    head_std: float = 0.3,
+    head_type: str = "f32",
+    head_rank: int = 16,
+    top_k: int = 5,
 ) -> Path:
     """A random-weight DFlash drafter for `target`.
 
@@ -50,6 +55,9 @@ def write_drafter(
     omit: metadata keys (without "dflash.") and tensors to leave out, for files that must be refused.
     more: adds further metadata.
     reduced: the tokens that a head of the drafter's own knows (a reduced draft vocabulary); None: the target's head.
+    head: "markov" makes a DSpark drafter, "selector" a DFlash2 one, with weights of head_std.
+    head_type: of a Markov head's matrices, by its name in gguf: "f32", "f16", "q8_0".
+    top_k: candidates of a selector.
     """
     shape = target_shape(target)
     n_embd = n_embd or shape["n_embd"]
@@ -72,6 +80,7 @@ def write_drafter(
         "block_size": lambda: w.add_uint32(f"{arch}.block_size", block_size),
         "target_layers": lambda: w.add_array(f"{arch}.target_layers", list(layers)),
         "tokenizer": lambda: add_vocab(w, n_vocab),
+        **(_selector_settings(w, head_rank, top_k) if head == "selector" else {}),
         "tokenizer.ggml.mask_token_id": lambda: w.add_mask_token_id(mask),
     }
     for key, add in settings.items():
@@ -84,11 +93,12 @@ def write_drafter(
         if name not in omit:
             w.add_tensor(name, value.astype(np.float32))
 
-    def matrix(name: str, rows: int, cols: int) -> None:
+    def matrix(name: str, rows: int, cols: int, std: float = std) -> None:
         tensor(name, rng.standard_normal((rows, cols)) * std)
 
     if reduced is not None:
-        w.add_tensor("d2t", np.array(reduced, dtype=np.int64))
+        if "d2t" not in omit:
+            w.add_tensor("d2t", np.array(reduced, dtype=np.int64))
         matrix("output.weight", len(reduced), n_embd)
     matrix("fc.weight", n_embd, n_embd * max(1, len(layers)))
     tensor("enc.output_norm.weight", np.ones(n_embd))
@@ -106,7 +116,34 @@ def write_drafter(
         matrix(b + "ffn_gate.weight", n_ff, n_embd)
         matrix(b + "ffn_up.weight", n_ff, n_embd)
         matrix(b + "ffn_down.weight", n_embd, n_ff)
+        for conv in ("attn_conv", "ffn_conv") if head == "selector" else ():
+            taps = rng.standard_normal((2, TAPS, n_embd)) * std
+            taps[:, 0] += 1.0
+            tensor(b + conv + "_base", taps)
+            matrix(b + conv + "_proj.weight", 2 * TAPS * (n_embd // CONV_GROUP), n_embd)
+    if head == "markov":
+        kind = gguf.GGMLQuantizationType[head_type.upper()]
+        for name, rows in (("markov_w1.weight", n_vocab), ("markov_w2.weight", n_vocab if reduced is None else len(reduced))):
+            values = (rng.standard_normal((rows, head_rank)) * head_std).astype(np.float32)
+            if name not in omit:
+                w.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
+    if head == "selector":
+        matrix("selector_predecessor.weight", n_vocab, head_rank, head_std)
+        matrix("selector_successor.weight", n_vocab, head_rank, head_std)
+        matrix("selector_hidden.weight", head_rank, n_embd, head_std)
     return write_file(w, path)
+
+
+TAPS, CONV_GROUP = 3, 16  # of a DFlash2 drafter's convolutions
+
+
+def _selector_settings(w: gguf.GGUFWriter, rank: int, top_k: int) -> dict[str, Callable[[], None]]:
+    return {
+        "conv_kernel_size": lambda: w.add_uint32("dflash.conv_kernel_size", TAPS),
+        "conv_group_size": lambda: w.add_uint32("dflash.conv_group_size", CONV_GROUP),
+        "selector_rank": lambda: w.add_uint32("dflash.selector_rank", rank),
+        "selector_top_k": lambda: w.add_uint32("dflash.selector_top_k", top_k),
+    }
 
 
 def make_predictable(target: Path, scale: float = 20.0) -> Path:

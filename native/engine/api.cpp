@@ -107,9 +107,9 @@ int32_t llama_dflash_round(
 int32_t llama_dflash_logprobs(llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_positions, float * out) {
     return guarded(-1, [&] {
         drafter & draft = engine->draft;
-        if (n_positions < 1 || n_positions >= draft.block_size()) {
+        if (n_positions < 1 || n_positions > draft.max_positions()) {
             throw std::invalid_argument("n_positions is " + std::to_string(n_positions) + ", expected 1 to " +
-                    std::to_string(draft.block_size() - 1));
+                    std::to_string(draft.max_positions()));
         }
         if (!draft.forward(root, n_past, n_positions)) {
             throw std::runtime_error("the drafter's memory has no room for the block");

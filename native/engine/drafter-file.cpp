@@ -93,11 +93,17 @@ struct drafter_file {
         std::ifstream in(path, std::ios::binary);
         in.seekg((std::streamoff) (gguf_get_data_offset(gguf.get()) + gguf_get_tensor_offset(gguf.get(), i)));
         in.read((char *) ids.data(), (std::streamsize) (ids.size()*sizeof(int64_t)));
+        std::vector<bool> seen(n_vocab);
         for (const int64_t id : ids) {
             if (!in || id < 0 || id >= n_vocab) {
                 refuse("the draft model " + path + " maps a row of its head to token " + std::to_string(id) +
                         ", outside the vocabulary of " + std::to_string(n_vocab));
             }
+            if (seen[id]) {
+                refuse("the draft model " + path + " maps two rows of its head to token " + std::to_string(id) +
+                        ", expected one at most: its d2t is damaged");
+            }
+            seen[id] = true;
         }
     }
 };
@@ -142,6 +148,26 @@ static void check_norm(const drafter_file & file) {
     }
 }
 
+static void check_heads(const drafter_file & file) {
+    const bool has_selector = file.has("selector_hidden.weight");
+    if (has_selector && file.has("markov_w1.weight")) {
+        refuse("the draft model " + file.path + " has both a selector (DFlash2) and a Markov head (DSpark), expected one of them");
+    }
+    if (!has_selector && file.has_key("dflash.selector_top_k")) {
+        refuse("the draft model " + file.path + " has dflash.selector_top_k but no tensor selector_hidden.weight: it is damaged");
+    }
+    if (has_selector) {
+        file.u32("dflash.selector_top_k",    1, 1024);
+        file.u32("dflash.selector_rank",     1, 1 << 20);
+        file.u32("dflash.conv_kernel_size",  1, 1024);
+        file.u32("dflash.conv_group_size",   1, 1 << 20);
+    }
+    if (file.has_key("dflash.hyper_connection_count") && file.u32("dflash.hyper_connection_count", 0, 1024) > 0) {
+        refuse("the draft model " + file.path + " is the DSpark drafter of a DeepSeek V4 target (dflash.hyper_connection_count > 0), "
+                "whose layers this version does not draft with: use draft_model=None with this target");
+    }
+}
+
 void check_drafter_file(const std::string & path, const llama_model * target) {
     const drafter_file file(path);
 
@@ -149,9 +175,6 @@ void check_drafter_file(const std::string & path, const llama_model * target) {
     if (arch != "dflash") {
         refuse("the draft model " + path + " has architecture \"" + arch + "\", expected \"dflash\": "
                 "draft_model takes a DFlash drafter made for this target");
-    }
-    if (file.has("selector_hidden.weight") || file.has("markov_w1.weight")) {
-        refuse("the draft model " + path + " is a DFlash2 or DSpark drafter; this version drafts with DFlash drafters only");
     }
     file.u32("dflash.block_size", 2, 1024);
     file.u32("dflash.block_count", 1, 512);
@@ -162,6 +185,7 @@ void check_drafter_file(const std::string & path, const llama_model * target) {
     file.find("dflash.target_layers", GGUF_TYPE_ARRAY);
     check_rope(file);
     check_norm(file);
+    check_heads(file);
 
     const int32_t n_embd_target = llama_model_n_embd(target);
     const uint32_t n_embd_draft = file.u32("dflash.embedding_length", 1, 1 << 20);

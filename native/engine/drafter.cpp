@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 // how many positions are injected in one forward, and at most wait to be
@@ -48,6 +49,7 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     const abort_guard guard;
     check_drafter_file(path, llama_get_model(target));
     model.reset(load_model(path, params.n_gpu_layers));
+    head = drafter_head::take(model.get());
     read_layout();
     check_fits();
     make_context(params);
@@ -60,9 +62,11 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
 void drafter::read_layout() {
     char text[32] = {};
     llama_model_meta_val_str(model.get(), "dflash.block_size", text, sizeof(text));
-    n_block  = std::atoi(text);
-    mask     = llama_vocab_mask(llama_model_get_vocab(model.get()));
-    is_mrope = llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_MROPE;
+    n_block   = std::atoi(text);
+    mask      = llama_vocab_mask(llama_model_get_vocab(model.get()));
+    is_mrope  = llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_MROPE;
+    is_causal = llama_model_meta_val_str(model.get(), "dflash.attention.causal", text, sizeof(text)) >= 0 && strcmp(text, "true") == 0;
+    first_row = head && head->samples_from_anchor() ? 0 : 1;
 
     const int32_t * ids = llama_model_target_layer_ids(model.get());
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
@@ -117,10 +121,13 @@ void drafter::make_context(const drafter_params & params) {
     if (!ctx) {
         refuse("no context for the draft model: not enough memory, or type_k/type_v that llama.cpp can't combine");
     }
-    llama_set_causal_attn(ctx.get(), false); // the block is denoised as a whole
+    llama_set_causal_attn(ctx.get(), is_causal); // most denoise the block as a whole
 
-    n_top = params.n_top;
+    n_top = head ? head->n_top() : params.n_top;
     llama_tree_set_top(ctx.get(), n_top);
+    if (head) {
+        head->prepare(ctx.get());
+    }
 }
 
 //
@@ -218,16 +225,16 @@ void drafter::inject() {
 bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     inject();
 
-    std::vector<llama_token> tokens(n_positions + 1, mask);
-    std::vector<llama_pos>   pos(n_positions + 1);
-    std::vector<int8_t>      outputs(n_positions + 1, 1); // the root's too: the graph has a row of logits for every token
-    tokens[0]  = root;
-    for (int32_t i = 0; i <= n_positions; ++i) {
-        pos[i] = n_past + i;
-    }
+    const int32_t n_tokens = first_row + n_positions;
+
+    std::vector<llama_token> tokens(n_tokens, mask);
+    std::vector<llama_pos>   pos(n_tokens);
+    std::vector<int8_t>      outputs(n_tokens, 1); // the root's too: the graph has a row of logits for every token
+    tokens[0] = root;
+    std::iota(pos.begin(), pos.end(), n_past);
 
     llama_batch batch = {};
-    batch.n_tokens = n_positions + 1;
+    batch.n_tokens = n_tokens;
     batch.token    = tokens.data();
     batch.pos      = pos.data();
     batch.logits   = outputs.data();
@@ -239,16 +246,19 @@ bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     if (ret < 0) {
         throw std::runtime_error("the drafter's forward failed with " + std::to_string(ret));
     }
+    if (ret == 0 && head) {
+        head->forwarded(ctx.get(), first_row, n_positions);
+    }
     return ret == 0;
 }
 
 position_candidates drafter::candidates(int32_t i, int32_t k) const {
-    const float * entries = llama_tree_get_top_ith(ctx.get(), i + 1);
+    const float * entries = llama_tree_get_top_ith(ctx.get(), first_row + i);
     return entries ? candidates_of(entries, n_top, k) : top_candidates(logits(i), n_vocab_, k);
 }
 
 const float * drafter::logits(int32_t i) const {
-    return llama_get_logits_ith(ctx.get(), i + 1);
+    return llama_get_logits_ith(ctx.get(), first_row + i);
 }
 
 //

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "draft-tree.h"
+#include "drafter-head.h"
 #include "llama.h"
 
 #include <memory>
@@ -22,8 +23,9 @@ public:
     // Loads and checks the file. Throws std::invalid_argument with a sentence for the user.
     drafter(llama_context * target, const std::string & path, const drafter_params & params);
 
-    int32_t block_size() const { return n_block; }
-    int32_t n_vocab()    const { return n_vocab_; }
+    int32_t block_size()    const { return n_block; }
+    int32_t max_positions() const { return n_block - first_row; } // that one forward drafts
+    int32_t n_vocab()       const { return n_vocab_; }
 
     // Remember the features of rows [n_rows] of the target's last decode, at positions pos, pos + 1, ...
     // rows may be NULL for 0, 1, 2, ...  n_after more positions are about to follow.
@@ -40,9 +42,12 @@ public:
     bool forward(llama_token root, llama_pos n_past, int32_t n_positions);
 
     // After forward(): of position i in [0, n_positions) the k best candidates (at most n_top, where that is not 0), and
-    // the logits, [n_vocab].
+    // the logits, [n_vocab]. Of a drafter with a head: without it.
     position_candidates candidates(int32_t i, int32_t k) const;
     const float * logits(int32_t i) const;
+
+    // After forward(): scores of the positions' tokens given the token before, NULL for plain DFlash drafters.
+    branch_scores * scores() { return head.get(); }
 
     // The memory as bytes: out must hold save_size() of them, which are written.
     size_t save_size();
@@ -61,6 +66,7 @@ private:
     llama_context * target;
     std::unique_ptr<llama_model,   model_deleter>   model;
     std::unique_ptr<llama_context, context_deleter> ctx;
+    std::unique_ptr<drafter_head>                   head; // of DFlash2 and DSpark drafters
 
     int32_t     n_block   = 0;
     int32_t     n_context = 0;
@@ -69,6 +75,8 @@ private:
     int32_t     n_top     = 0;
     llama_token mask      = -1;
     bool        is_mrope  = false;
+    bool        is_causal = false; // a block's tokens see those before them only
+    int32_t     first_row = 1;     // of the block, from which the first position is drafted
 
     std::vector<int32_t> layers; // target layers whose inputs are features
 

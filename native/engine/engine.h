@@ -58,6 +58,7 @@ struct llama_dflash {
 
 private:
     bool         draft_tree_for(const round_request & request);
+    draft_tree   grow_tree(llama_token root, int32_t n_positions, int32_t n_nodes, bool chain);
     int32_t      most_nodes(const round_request & request) const;
     bool         is_plain(const round_request & request) const;
     round_status verify(const round_request & request);

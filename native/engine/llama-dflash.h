@@ -111,7 +111,8 @@ extern "C" {
             struct llama_dflash_result * result);
 
     // The drafter's log-probabilities for a block after `root`, over the whole vocabulary: out[n_positions][n_vocab],
-    // n_positions < block size. For tests and tools.
+    // n_positions < block size (or equal to it, where the drafter samples from its anchor). Those of DFlash2 and DSpark
+    // drafters are without their heads. For tests and tools.
     LLAMA_DFLASH_API int32_t llama_dflash_logprobs(
             struct llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_positions, float * out);
 

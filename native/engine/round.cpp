@@ -29,7 +29,7 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
     llama_tree_set_top(target, device_outputs ? 1 : 0);
 
     const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
-    const int32_t depth    = std::min(draft.block_size(), n_nodes) - 1;
+    const int32_t depth    = std::min(draft.max_positions(), n_nodes - 1);
     if (trees && llama_tree_reserve(target, n_nodes, depth) != 0) {
         throw std::runtime_error(llama_tree_last_error());
     }
@@ -74,25 +74,33 @@ int32_t llama_dflash::most_nodes(const round_request & request) const {
     return std::max(0, std::min({ n_wanted(params), n_cells, n_ubatch }));
 }
 
-// Fills `tree`. Returns false if it holds the root alone because nothing was drafted.
-bool llama_dflash::draft_tree_for(const round_request & request) {
-    const bool    chain       = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
-    const int32_t n_nodes     = most_nodes(request);
-    const int32_t deepest     = std::min({ draft.block_size() - 1, request.n_max - 1, n_nodes });
-    const int32_t n_positions = params.budget > 0 ? deepest : budget.positions(deepest);
-
+// The tree after the drafter's forward over n_positions.
+draft_tree llama_dflash::grow_tree(llama_token root, int32_t n_positions, int32_t n_nodes, bool chain) {
+    if (draft.scores()) {
+        return build_tree(root, *draft.scores(), n_positions, n_nodes, chain);
+    }
     std::vector<position_candidates> positions;
-    const bool wanted = n_positions > 0 && (params.budget > 0 || budget.wants_draft());
-    const bool drafted = wanted && draft.forward(request.root, request.n_past, n_positions);
-    clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
-
-    for (int32_t i = 0; drafted && i < n_positions; ++i) {
+    for (int32_t i = 0; i < n_positions; ++i) {
         positions.push_back(draft.candidates(i, chain ? 1 : n_nodes));
     }
     if (synthetic.on()) {
         synthetic.shape(positions);
     }
-    tree = build_tree(request.root, positions, n_nodes, chain);
+    return build_tree(root, positions, n_nodes, chain);
+}
+
+// Fills `tree`. Returns false if it holds the root alone because nothing was drafted.
+bool llama_dflash::draft_tree_for(const round_request & request) {
+    const bool    chain       = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
+    const int32_t n_nodes     = most_nodes(request);
+    const int32_t deepest     = std::min({ draft.max_positions(), request.n_max - 1, n_nodes });
+    const int32_t n_positions = params.budget > 0 ? deepest : budget.positions(deepest);
+
+    const bool wanted = n_positions > 0 && (params.budget > 0 || budget.wants_draft());
+    const bool drafted = wanted && draft.forward(request.root, request.n_past, n_positions);
+    clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
+
+    tree = grow_tree(request.root, drafted ? n_positions : 0, n_nodes, chain);
     if (drafted && params.budget == 0) {
         tree.truncate(budget.choose(tree, clock.seconds[LLAMA_DFLASH_PHASE_DRAFT]));
     }

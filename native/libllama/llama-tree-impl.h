@@ -7,6 +7,8 @@
 #include <memory>
 #include <vector>
 
+struct ggml_tensor;
+struct llama_context;
 struct llama_memory_i;
 
 struct llama_tree {
@@ -31,3 +33,11 @@ using llama_tree_ptr = std::shared_ptr<const llama_tree>;
 
 // Used by the C API entry points: true if `mem` holds a pending tree, after recording and logging that `func` was refused.
 bool llama_tree_refuses(const llama_memory_i * mem, const char * func);
+
+// What needs the context's own members: it is a friend.
+struct llama_tree_compute {
+    static int32_t commit(llama_context * ctx, const std::vector<int32_t> & path);
+
+    // The logits of the last decode's last graph, where they were computed, or NULL. Valid until the context's next call.
+    static ggml_tensor * last_logits(llama_context * ctx);
+};

@@ -413,28 +413,29 @@ static int32_t check_path(const llama_tree & tree, const int32_t * path, int32_t
     return 0;
 }
 
-// A friend of the context.
-struct llama_tree_compute {
-    // The user's abort callback must not stop a commit: half of the layers would be at another position.
-    static int32_t commit(llama_context * ctx, const std::vector<int32_t> & path) {
-        const auto callback = ctx->abort_callback;
-        const auto data     = ctx->abort_callback_data;
-        ctx->set_abort_callback(nullptr, nullptr);
+// The user's abort callback must not stop a commit: half of the layers would be at another position.
+int32_t llama_tree_compute::commit(llama_context * ctx, const std::vector<int32_t> & path) {
+    const auto callback = ctx->abort_callback;
+    const auto data     = ctx->abort_callback_data;
+    ctx->set_abort_callback(nullptr, nullptr);
 
-        int32_t ret = 0;
-        try {
-            if (!ctx->get_memory()->tree_commit(path)) {
-                fail("no memory to commit %zu nodes", path.size());
-                ret = -2;
-            }
-        } catch (const std::exception & e) {
-            fail("%s", e.what());
-            ret = -3;
+    int32_t ret = 0;
+    try {
+        if (!ctx->get_memory()->tree_commit(path)) {
+            fail("no memory to commit %zu nodes", path.size());
+            ret = -2;
         }
-        ctx->set_abort_callback(callback, data);
-        return ret;
+    } catch (const std::exception & e) {
+        fail("%s", e.what());
+        ret = -3;
     }
-};
+    ctx->set_abort_callback(callback, data);
+    return ret;
+}
+
+ggml_tensor * llama_tree_compute::last_logits(llama_context * ctx) {
+    return ctx->gf_res_prev_active ? ctx->gf_res_prev_active->get_logits() : nullptr;
+}
 
 int32_t llama_tree_commit(llama_context * ctx, const int32_t * path, int32_t n_path) {
     llama_memory_t mem = ctx->get_memory();

@@ -57,12 +57,6 @@ def test_a_plain_model(pair):
     assert 'has architecture "llama", expected "dflash"' in message
 
 
-def test_a_drafter_of_a_later_kind(pair, folder):
-    data = pair.drafter.read_bytes()
-    (folder / "dspark.gguf").write_bytes(data.replace(b"fc.weight", b"fc.weighX").replace(b"blk.1.ffn_up.weight", b"markov_w1.weight\0\0\0"))
-    refusal(pair.target, folder / "dspark.gguf")
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -78,6 +72,17 @@ def test_a_drafter_of_a_later_kind(pair, folder):
         (dict(arch="eagle3"), 'architecture "eagle3"'),
         (dict(reduced=[48, 49, N_VOCAB]), f"token {N_VOCAB}, outside the vocabulary"),
         (dict(reduced=[48, -1, 49]), "token -1, outside the vocabulary"),
+        (dict(reduced=[48, 49, 48]), "two rows of its head to token 48"),
+        (dict(head="markov", omit={"markov_w2.weight"}), "could not load"),
+        (dict(head="markov", reduced=[48, 49], omit={"d2t"}), "could not load"),
+        (dict(head="selector", omit={"selector_top_k"}), "no key dflash.selector_top_k"),
+        (dict(head="selector", omit={"conv_kernel_size"}), "no key dflash.conv_kernel_size"),
+        (dict(head="selector", omit={"selector_successor.weight"}), "could not load"),
+        (dict(head="selector", omit={"selector_hidden.weight"}), "no tensor selector_hidden.weight"),
+        (dict(head="selector", top_k=0), "dflash.selector_top_k = 0"),
+        (dict(head="selector", top_k=8), "could not load"),
+        (dict(head="selector", top_k=65536), "dflash.selector_top_k = 65536"),
+        (dict(more=lambda w: w.add_uint32("dflash.hyper_connection_count", 4)), "DSpark drafter of a DeepSeek V4 target"),
     ],
     ids=str,
 )

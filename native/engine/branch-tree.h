@@ -1,0 +1,20 @@
+// Draft trees where a token's probability depends on the token before it in its own branch, as the heads of DFlash2 and
+// DSpark drafters give it (draft-tree.h: of plain DFlash drafters, where it depends on the position alone).
+#pragma once
+
+#include "draft-tree.h"
+
+#include <vector>
+
+class branch_scores {
+public:
+    virtual ~branch_scores() = default;
+
+    // For each of `parents`, tokens of nodes at depth - 1, the (at most) k most probable tokens at `depth`. The root's
+    // children are at depth 1.
+    virtual std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) = 0;
+};
+
+// The `budget` nodes of highest path probability that are no deeper than n_positions, in descending path probability.
+// With `chain` every node has its most probable child only.
+draft_tree build_tree(llama_token root, branch_scores & scores, int32_t n_positions, int32_t budget, bool chain);

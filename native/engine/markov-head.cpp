@@ -1,0 +1,60 @@
+// DSpark: a Markov head adds a term of the token before to the logits of a position.
+
+#include "drafter-head.h"
+
+#include "llama-markov-head.h"
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace {
+class markov_head : public drafter_head {
+public:
+    markov_head(llama_markov_head * head, bool from_anchor) : head(head), from_anchor(from_anchor) {}
+
+    int32_t n_top()               const override { return 1; } // only so that the rows stay where they are
+    bool    samples_from_anchor() const override { return from_anchor; }
+
+    void forwarded(llama_context * ctx, int32_t first_row, int32_t) override {
+        this->ctx       = ctx;
+        this->first_row = first_row;
+    }
+
+    // The probabilities are of the whole vocabulary, normalised anew for every parent.
+    std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) override {
+        std::vector<float> entries(parents.size()*2*k);
+        const int32_t ret = llama_markov_head_children(
+                head.get(), ctx, first_row + depth - 1, parents.data(), (int32_t) parents.size(), k, entries.data());
+        if (ret != 0) {
+            throw std::runtime_error("the drafter's Markov head failed with " + std::to_string(ret) + " at depth " +
+                    std::to_string(depth) + ", for " + std::to_string(parents.size()) + " nodes");
+        }
+        std::vector<position_candidates> res;
+        for (size_t i = 0; i < parents.size(); ++i) {
+            res.push_back(candidates_of(entries.data() + i*2*k, k, k));
+        }
+        return res;
+    }
+
+private:
+    struct deleter { void operator()(llama_markov_head * h) const { llama_markov_head_free(h); } };
+
+    std::unique_ptr<llama_markov_head, deleter> head;
+    const bool      from_anchor;
+    llama_context * ctx       = nullptr;
+    int32_t         first_row = 0;
+};
+}
+
+// Files that don't say it are of the kind that was first: it samples from the anchor.
+static bool samples_from_anchor(const llama_model * model) {
+    char text[8];
+    const bool is_said = llama_model_meta_val_str(model, "dflash.sample_from_anchor", text, sizeof(text)) >= 0;
+    return !is_said || strcmp(text, "true") == 0;
+}
+
+std::unique_ptr<drafter_head> take_markov_head(llama_model * model) {
+    llama_markov_head * head = llama_markov_head_take(model);
+    return head ? std::make_unique<markov_head>(head, samples_from_anchor(model)) : nullptr;
+}
