@@ -30,7 +30,8 @@ class DFlashDraft:
         type_k: ggml type of the drafter's K cache, for instance llama_cpp.GGML_TYPE_Q8_0. None: F16.
         type_v: ggml type of the drafter's V cache. None: F16.
         device_outputs: Whether drafted candidates, and tokens at temperature 0, are found where the logits are
-            computed, so that only they come to the host and not rows of the whole vocabulary. None: on a GPU.
+            computed, so that only they come to the host and not rows of the whole vocabulary, and the target's features
+            stay on the drafter's device. None: on a GPU.
         synthetic_length: To time models of random weights: every round accepts so many tokens in the mean (the bonus
             token included, at least 1), whatever the target says. The text is then meaningless.
 

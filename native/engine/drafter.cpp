@@ -11,9 +11,6 @@
 #include <numeric>
 #include <stdexcept>
 
-// how many positions are injected in one forward, and at most wait to be
-static constexpr int32_t inject_batch = 512;
-
 namespace {
 // While it exists, what would be an abort of llama.cpp on this thread is an exception instead.
 class abort_guard {
@@ -43,7 +40,6 @@ static llama_model * load_model(const std::string & path, int32_t n_gpu_layers) 
 }
 
 drafter::drafter(llama_context * target, const std::string & path, const drafter_params & params) : target(target) {
-    n_embd   = llama_model_n_embd(llama_get_model(target));
     n_vocab_ = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
 
     const abort_guard guard;
@@ -107,7 +103,7 @@ void drafter::make_context(const drafter_params & params) {
 
     llama_context_params cparams = llama_context_default_params();
     cparams.n_ctx           = n_context + n_block;
-    cparams.n_batch         = std::max(inject_batch, n_block);
+    cparams.n_batch         = std::max(feature_queue::batch, n_block);
     cparams.n_ubatch        = cparams.n_batch;
     cparams.n_outputs_max   = n_block;
     cparams.n_seq_max       = 1;
@@ -124,6 +120,7 @@ void drafter::make_context(const drafter_params & params) {
     llama_set_causal_attn(ctx.get(), is_causal); // most denoise the block as a whole
 
     n_top = head ? head->n_top() : params.n_top;
+    waiting = params.n_top > 0 ? features_on_device(target, ctx.get(), layers) : features_on_host(target, layers, is_mrope);
     llama_tree_set_top(ctx.get(), n_top);
     if (head) {
         head->prepare(ctx.get());
@@ -136,22 +133,19 @@ void drafter::make_context(const drafter_params & params) {
 
 void drafter::clear(llama_pos at) {
     llama_memory_clear(llama_get_memory(ctx.get()), false);
-    pending.clear();
-    n_pending = 0;
-    end       = at;
+    waiting->truncate(0);
+    end = at;
 }
 
 void drafter::truncate(llama_pos n_past) {
     if (n_past >= end) {
         return;
     }
-    const llama_pos injected = end - n_pending;
-    const size_t    width    = layers.size()*n_embd;
+    const llama_pos injected = end - waiting->size();
     if (n_past < injected) {
         llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, n_past, -1);
     }
-    n_pending = std::max(0, n_past - injected);
-    pending.resize(n_pending*width);
+    waiting->truncate(std::max(0, n_past - injected));
     end = n_past;
 }
 
@@ -164,58 +158,31 @@ void drafter::observe(llama_pos pos, const int32_t * rows, int32_t n_rows, int32
     if (pos > end || skip > 0) {
         clear(pos + skip);
     }
-
-    const size_t width = layers.size()*n_embd;
-    pending.resize((n_pending + n_rows - skip)*width);
-    for (size_t k = 0; k < layers.size(); ++k) {
-        const float * layer = llama_get_embeddings_layer_inp(target, layers[k]);
-        for (int32_t i = skip; i < n_rows; ++i) {
-            const int32_t row = rows ? rows[i] : i;
-            memcpy(&pending[(n_pending + i - skip)*width + k*n_embd], layer + (size_t) row*n_embd, n_embd*sizeof(float));
-        }
+    std::vector<int32_t> kept;
+    for (int32_t i = skip; i < n_rows; ++i) {
+        kept.push_back(rows ? rows[i] : i);
     }
-    n_pending += n_rows - skip;
-    end        = pos + n_rows;
-    if (n_pending >= inject_batch) {
+    waiting->push(kept);
+    end = pos + n_rows;
+    if (waiting->full()) {
         inject();
+        llama_synchronize(ctx.get()); // the target's next decode may overwrite what this one reads
     }
 }
 
 void drafter::inject() {
-    const size_t width = layers.size()*n_embd;
-
     // the ring: what lies more than n_context positions back makes room
     if (end > n_context) { // llama_memory_seq_rm() takes a negative end for "to the last one"
         llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, 0, end - n_context);
     }
-
-    for (int32_t done = 0; done < n_pending; ) {
-        const int32_t n = std::min(inject_batch, n_pending - done);
-
-        std::vector<llama_pos> pos((size_t) n*(is_mrope ? 4 : 1), 0);
-        for (int32_t i = 0; i < n; ++i) {
-            const llama_pos p = end - n_pending + done + i;
-            for (int32_t section = 0; section < (is_mrope ? 3 : 1); ++section) {
-                pos[section*n + i] = p;
-            }
-        }
-        std::vector<int8_t> outputs(n, 0);
-
-        llama_batch batch = {};
-        batch.n_tokens = n;
-        batch.embd     = pending.data() + done*width;
-        batch.pos      = pos.data();
-        batch.logits   = outputs.data();
-        const int32_t ret = llama_decode(ctx.get(), batch);
-        if (ret != 0) {
-            const llama_pos at = end;
-            clear(at); // drafts get worse, never wrong
-            throw std::runtime_error("injecting " + std::to_string(n) + " features into the drafter failed with " + std::to_string(ret));
-        }
-        done += n;
+    const int32_t ret = waiting->inject(ctx.get(), end - waiting->size());
+    if (ret != 0) {
+        const int32_t   n  = waiting->size();
+        const llama_pos at = end;
+        clear(at); // drafts get worse, never wrong
+        throw std::runtime_error("injecting " + std::to_string(n) + " features into the drafter failed with " + std::to_string(ret));
     }
-    pending.clear();
-    n_pending = 0;
+    waiting->clear();
 }
 
 //

@@ -3,6 +3,7 @@
 
 #include "draft-tree.h"
 #include "drafter-head.h"
+#include "features.h"
 #include "llama.h"
 
 #include <memory>
@@ -15,7 +16,7 @@ struct drafter_params {
     int32_t type_k;
     int32_t type_v;
     int32_t n_threads;
-    int32_t n_top;         // candidates of a position that are found where the logits are computed; 0: on the host
+    int32_t n_top;         // candidates of a position that are found where the logits are computed, and features stay there too; 0: on the host
 };
 
 class drafter {
@@ -71,7 +72,6 @@ private:
     int32_t     n_block   = 0;
     int32_t     n_context = 0;
     int32_t     n_vocab_  = 0;
-    int32_t     n_embd    = 0; // of the target
     int32_t     n_top     = 0;
     llama_token mask      = -1;
     bool        is_mrope  = false;
@@ -80,8 +80,7 @@ private:
 
     std::vector<int32_t> layers; // target layers whose inputs are features
 
-    // features are known up to position `end`; those of the last n_pending positions still wait in `pending`
-    llama_pos            end       = 0;
-    int32_t              n_pending = 0;
-    std::vector<float>   pending;   // [n_pending, layers.size()*n_embd]
+    // features are known up to position `end`; those of the last ones still wait to be injected
+    llama_pos                      end = 0;
+    std::unique_ptr<feature_queue> waiting;
 };

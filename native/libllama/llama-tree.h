@@ -64,6 +64,20 @@ extern "C" {
     // left whole rows, or none for this token.
     LLAMA_API const float * llama_tree_get_top_ith(struct llama_context * ctx, int32_t i);
 
+    // From the next decode on, the inputs of these layers of `target` stay on the device of `drafter`'s first layer, in a
+    // store of n_rows rows, and llama_get_embeddings_layer_inp() has nothing of them. The layers must have been asked for with
+    // llama_set_embeddings_layer_inp(); `drafter` must be a context with target as its ctx_other. n_layers = 0: as before.
+    // Returns 0, or -1 if there is no memory.
+    LLAMA_API int32_t llama_tree_keep_features(
+            struct llama_context * target, struct llama_context * drafter, const int32_t * layers, int32_t n_layers, int32_t n_rows);
+
+    // Token i of the target's next batch goes to row `row` + i of the store; it must have room for all of them.
+    LLAMA_API void llama_tree_place_features(struct llama_context * target, int32_t row);
+
+    // Decode the features in `rows` of the store, of positions pos, on the drafter's context: [n], n at most its n_ubatch.
+    // The target's decode must be over (llama_synchronize). Returns as llama_decode().
+    LLAMA_API int32_t llama_tree_inject(struct llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n);
+
     // What the last failing llama_tree_* call of this thread, or a call refused because of a pending tree, complained
     // about. Never NULL. Valid until the thread's next such call.
     LLAMA_API const char * llama_tree_last_error(void);

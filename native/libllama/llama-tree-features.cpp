@@ -1,0 +1,146 @@
+// See llama-tree-features.h.
+
+#include "llama-tree-features.h"
+
+#include "llama-batch.h"
+#include "llama-context.h"
+#include "llama-graph.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+#include "llama-tree.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+//
+// the store
+//
+
+llama_feature_store::llama_feature_store(
+        const llama_context & drafter, int64_t n_embd, const std::vector<int32_t> & layers, int32_t n_rows) :
+        n_rows(n_rows), layers(layers) {
+    meta.reset(ggml_init({ layers.size()*ggml_tensor_overhead(), nullptr, true }));
+    views.reset(ggml_init({ ggml_tensor_overhead(), nullptr, true }));
+    for (size_t k = 0; k < layers.size(); ++k) {
+        kept.push_back(ggml_new_tensor_2d(meta.get(), GGML_TYPE_F32, n_embd, n_rows));
+    }
+    const ggml_backend_dev_t device = drafter.get_model().dev_layer(0);
+    buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(meta.get(),
+            device ? ggml_backend_dev_buffer_type(device) : ggml_backend_cpu_buffer_type()));
+    if (!buffer) {
+        throw std::runtime_error(format("no memory to keep the features of %d positions", n_rows));
+    }
+    ggml_backend_buffer_clear(buffer.get(), 0);
+}
+
+bool llama_feature_store::take(int32_t il, ggml_tensor * input, ggml_backend_t backend, int64_t token_offset, int64_t n_tokens) {
+    const auto layer = std::find(layers.begin(), layers.end(), il);
+    if (layer == layers.end() || !has_room(token_offset + n_tokens)) {
+        return false;
+    }
+    ggml_reset(views.get());
+    ggml_tensor * whole = kept[layer - layers.begin()];
+    ggml_tensor * place = ggml_view_2d(views.get(), whole, whole->ne[0], n_tokens, whole->nb[1], (next + token_offset)*whole->nb[1]);
+
+    const ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(whole->buffer));
+    if (ggml_backend_get_device(backend) == device) {
+        ggml_backend_tensor_copy_async(backend, backend, input, place);
+    } else {
+        ggml_backend_synchronize(backend);
+        ggml_backend_tensor_copy(input, place);
+    }
+    return true;
+}
+
+void llama_feature_store::set_input(ggml_tensor * dst) const {
+    GGML_ASSERT(dst->ne[0] <= (int64_t) rows.size());
+    ggml_backend_tensor_set(dst, rows.data(), 0, ggml_nbytes(dst));
+}
+
+//
+// the drafter's graph
+//
+
+namespace {
+class input_feature_rows : public llm_graph_input_i {
+public:
+    explicit input_feature_rows(const llama_feature_store & store) : store(store) {}
+
+    void set_input(const llama_ubatch *) override { store.set_input(rows); }
+
+    bool can_reuse(const llm_graph_params & params) override { return rows->ne[0] == params.ubatch.n_tokens; }
+
+    ggml_tensor * rows = nullptr; // I32 [n_tokens]
+
+private:
+    const llama_feature_store & store;
+};
+}
+
+ggml_tensor * llama_feature_store::build(llm_graph_context & graph) {
+    auto input = std::make_unique<input_feature_rows>(*this);
+    input->rows = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, graph.n_tokens);
+    ggml_set_input(input->rows);
+
+    ggml_tensor * fused = nullptr;
+    for (ggml_tensor * layer : kept) {
+        ggml_tensor * part = ggml_get_rows(graph.ctx0, layer, input->rows);
+        fused = fused ? ggml_concat(graph.ctx0, fused, part, 0) : part;
+    }
+    graph.res->add_input(std::move(input));
+    return fused;
+}
+
+ggml_tensor * llama_tree_build_features(llm_graph_context & graph, const llama_context * target) {
+    llama_feature_store * store = target ? target->features.get() : nullptr;
+    return store ? store->build(graph) : nullptr;
+}
+
+//
+// C API
+//
+
+int32_t llama_tree_keep_features(
+        llama_context * target, llama_context * drafter, const int32_t * layers, int32_t n_layers, int32_t n_rows) {
+    try {
+        const int64_t n_embd = target->get_model().hparams.n_embd;
+        target->features = n_layers > 0 ?
+            std::make_shared<llama_feature_store>(*drafter, n_embd, std::vector<int32_t>(layers, layers + n_layers), n_rows) : nullptr;
+    } catch (const std::exception & e) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
+        return -1;
+    }
+    return 0;
+}
+
+void llama_tree_place_features(llama_context * target, int32_t row) {
+    if (target->features) {
+        target->features->set_next(row);
+    }
+}
+
+// Rows of the batch are of one float: the graph does not read them.
+static llama_batch_ext feature_batch(llama_context * ctx, const llama_pos * pos, int32_t n) {
+    const auto & model = ctx->get_model();
+    llama_batch_ext batch(n, 1, 1, (llama_seq_id) ctx->n_seq_max(), ctx->get_memory(), model.vocab.n_tokens(), model.hparams.n_pos_per_embd());
+    batch.n_embd = 1;
+    batch.embd.assign(n, 0.0f);
+    for (int32_t i = 0; i < n; ++i) {
+        llama_batch_ext::token t;
+        t.has_embd = true;
+        t.embd_off = i;
+        t.pos      = { pos[i], pos[i], pos[i], 0 }; // M-RoPE: the sections of a text, as llama_batch_ext makes them of tokens
+        t.seq_ids.insert(0);
+        batch.tokens.push_back(t);
+    }
+    return batch;
+}
+
+int32_t llama_tree_inject(llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n) {
+    llama_context * target = drafter->get_cparams().ctx_other;
+    if (target == nullptr || !target->features || n < 1) {
+        return -1;
+    }
+    target->features->set_rows(rows, n);
+    return drafter->decode(feature_batch(drafter, pos, n));
+}

@@ -1,0 +1,47 @@
+// Inputs of some of a target's layers ("features"), kept on the drafter's device: a decode leaves them here, the drafter's
+// graph reads the rows it is told to, and none of them passes through the host. C API: llama_tree_keep_features() and
+// llama_tree_inject() in llama-tree.h.
+#pragma once
+
+#include "ggml-cpp.h"
+
+#include <cstdint>
+#include <vector>
+
+struct llama_context;
+struct llm_graph_context;
+
+class llama_feature_store {
+public:
+    // Room for n_rows inputs [n_embd] of every layer of `layers`, where the drafter's first layer is.
+    llama_feature_store(const llama_context & drafter, int64_t n_embd, const std::vector<int32_t> & layers, int32_t n_rows);
+
+    // The row at which the next decode begins to write. Decodes of more tokens than there are rows after it leave nothing.
+    void set_next(int32_t row) { next = row; }
+    bool has_room(int64_t n_tokens) const { return next + n_tokens <= n_rows; }
+
+    // Copy a layer's inputs of one ubatch, of tokens token_offset, ... of the batch. Returns false if it is none of the
+    // layers or there is no room. The copy is over when `backend` is synchronized.
+    bool take(int32_t il, ggml_tensor * input, ggml_backend_t backend, int64_t token_offset, int64_t n_tokens);
+
+    // The rows that the drafter's next graph reads: the fused features of n tokens.
+    void set_rows(const int32_t * wanted, int32_t n) { rows.assign(wanted, wanted + n); }
+    void set_input(ggml_tensor * dst) const;
+
+    // [n_layers*n_embd, n_tokens], layer after layer in a column
+    ggml_tensor * build(llm_graph_context & graph);
+
+private:
+    int32_t                    n_rows;
+    int32_t                    next = 0;
+    std::vector<int32_t>       layers;
+    std::vector<ggml_tensor *> kept;   // per layer: [n_embd, n_rows]
+    std::vector<int32_t>       rows;
+
+    ggml_context_ptr        meta;
+    ggml_context_ptr        views;     // of the copy that is being made
+    ggml_backend_buffer_ptr buffer;
+};
+
+// The features of the drafter's graph, or null if they come with the batch: `target` keeps none.
+ggml_tensor * llama_tree_build_features(llm_graph_context & graph, const llama_context * target);
