@@ -1,6 +1,6 @@
-// See features.h.
+// See feature-queue.h.
 
-#include "features.h"
+#include "feature-queue.h"
 
 #include "llama-ext.h"
 #include "llama-tree.h"
