@@ -2,12 +2,8 @@
 #pragma once
 
 #include "draft-tree.h"
-<<<<<<< HEAD
 #include "drafter-head.h"
-#include "features.h"
-=======
 #include "feature-queue.h"
->>>>>>> dd1ce92 (Features stay on the drafter's device: names that clash with no system header)
 #include "llama.h"
 
 #include <memory>
