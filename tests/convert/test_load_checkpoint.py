@@ -12,6 +12,7 @@ import pytest
 from checkpoints import CONFIG, dflash_shapes, random_tensors, write_case, write_safetensors
 from drafter_models import make_predictable
 from models import write_hybrid, write_target
+from same_text import assert_same_text
 
 from llama_dflash import DFlashDraft, Llama
 from llama_dflash.convert import cache
@@ -65,6 +66,21 @@ def test_a_checkpoint_drafts_as_its_gguf_file_does(target, checkpoint, cached, t
         llm.close()
     assert texts[0] == texts[1] and accepted[0] == accepted[1] and accepted[0][1] > 0
     assert (cached / files(cached)[0]).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("case", "layers"), [("dflash2", None), ("dspark", [0, 2]), ("dspark-reduced", None), ("dspark-gemma4", [0, 1, 2])]
+)
+@pytest.mark.parametrize("settings", [dict(budget=16), dict(budget=12, mode="chain"), dict()], ids=str)
+def test_every_kind_drafts(target, tmp_path, case, layers, settings):
+    checkpoint = write_case(tmp_path, case, **({"target_layer_ids": layers} if layers else {}))
+    plain = Llama(str(target), **{**SETTINGS, "flash_attn": True, "logits_all": True})
+    llm = Llama(str(target), draft_model=DFlashDraft(checkpoint, **settings), **SETTINGS)
+    assert_same_text(plain, PROMPT, text(plain), text(llm))
+    if settings:
+        assert llm.speculative_stats.nodes > 100 and len(llm.last_tree.tokens) > 4
+    plain.close()
+    llm.close()
 
 
 def test_it_is_converted_once(target, checkpoint, cached, monkeypatch):
@@ -162,10 +178,6 @@ def test_a_drafter_of_another_target(target, tmp_path):
         message.startswith("draft_model: the drafter has hidden size 128, the target ")
         and "made for another target" in message
     )
-
-
-def test_a_dflash2_checkpoint_converts_but_does_not_draft_yet(target, tmp_path):
-    assert "DFlash2 or DSpark drafter" in refusal(target, write_case(tmp_path, "dflash2"))
 
 
 def test_a_missing_target(checkpoint, tmp_path):

@@ -164,12 +164,29 @@ def test_a_reduced_draft_vocabulary_drafts_its_own_tokens_only(load, pair, plain
     assert set(llm.last_tree.tokens[1:]) <= {48, 49, 50, 51} and llm.speculative_stats.accepted > 0
 
 
+@pytest.mark.parametrize("head", ["markov", "selector"])
+@pytest.mark.parametrize("arguments", [("truncate",), ("values",), ("flip", "0", "400")], ids=" ".join)
+def test_no_damage_to_a_file_with_a_head_crashes(small, tmp_path, arguments, head):
+    def more(w):
+        w.add_bool("dflash.sample_from_anchor", True)
+        w.add_bool("dflash.attention.causal", False)
+
+    reduced = list(range(48, 56)) if head == "markov" else None
+    drafter = write_drafter(
+        tmp_path / "drafter.gguf", small[0], n_ff=32, n_head=2, n_head_kv=1, head=head, reduced=reduced, more=more
+    )
+    assert_no_crash(small[0], drafter, tmp_path, arguments)
+
+
 @pytest.mark.parametrize(
     "arguments", [("truncate",), ("values",), *(("flip", str(n), str(n + 400)) for n in (0, 400))], ids=" ".join
 )
 def test_no_damage_to_the_file_crashes(small, tmp_path, arguments):
+    assert_no_crash(*small, tmp_path, arguments)
+
+
+def assert_no_crash(target, drafter, tmp_path, arguments):
     """In a process of its own: a crash there is a failure here, and the last case it printed is the one."""
-    target, drafter = small
     command = [sys.executable, str(FUZZ), str(target), str(drafter), str(tmp_path / "case.gguf"), *arguments]
     run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
     cases = [line for line in run.stdout.splitlines() if line.startswith("case ")]
