@@ -1,5 +1,7 @@
 """One Llama, several threads: every generation has its turn, and the text that it has alone."""
 
+import asyncio
+import contextvars
 import gc
 import itertools
 import threading
@@ -118,6 +120,58 @@ def test_a_thread_may_leave_its_own_stream_for_another_text(llm, alone):
     with pytest.raises(RuntimeError, match="another generation"):
         next(chunks)
     assert alone[0].startswith(start) and "".join(stream(llm, PROMPTS[0])) == alone[0]
+
+
+def test_so_may_any_other_thread(llm, alone):
+    def leave():
+        chunks = stream(llm, PROMPTS[0])
+        next(chunks)
+        text = write(llm, PROMPTS[1])
+        with pytest.raises(RuntimeError, match="another generation"):
+            next(chunks)
+        return text
+
+    assert elsewhere(leave).result(timeout=20) == alone[1]
+
+
+def test_a_pools_thread_that_reads_for_several_callers_ends_no_streams(llm, alone):
+    """Event loops call so: each call in a copy of its caller's context, in whatever thread is free."""
+
+    def called(function, *args):
+        return pool.submit(contextvars.copy_context().run, function, *args)
+
+    first, second = stream(llm, PROMPTS[0]), stream(llm, PROMPTS[1])
+    with ThreadPoolExecutor(1) as pool:
+        start = called(next, first).result(timeout=20)
+        other = called("".join, second)  # in the thread that has read of the first one
+        assert is_waiting(other)
+        assert start + "".join(first) == alone[0]
+        assert other.result(timeout=20) == alone[1]
+
+
+def test_coroutines_that_stream_at_once_get_their_texts(llm, alone):
+    async def read(prompt):
+        chunks, text = stream(llm, prompt), ""
+        while (piece := await asyncio.to_thread(next, chunks, None)) is not None:
+            text += piece
+        return text
+
+    async def read_all():
+        return await asyncio.gather(*map(read, PROMPTS[:4]))
+
+    assert asyncio.run(read_all()) == alone[:4]
+
+
+def test_a_stream_that_nobody_reads_on_loses_its_turn_after_a_while(llm, alone, monkeypatch):
+    monkeypatch.setattr(llm._turns, "patience_seconds", 1.0)
+    for chunks in (stream(llm, PROMPTS[0]), llm.generate(llm.tokenize(b"0123"), temp=0.0)):
+        next(chunks)
+        other = elsewhere(write, llm, PROMPTS[1])
+        assert is_waiting(other)
+        assert other.result(timeout=20) == alone[1]
+        with pytest.raises(RuntimeError, match="waited 1 seconds"):
+            next(chunks)
+    assert write(llm, PROMPTS[2]) == alone[2]
 
 
 def test_between_tokens_a_thread_may_look_at_the_model_and_still_has_its_turn(llm):
