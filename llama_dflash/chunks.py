@@ -28,6 +28,19 @@ def with_openais_tool_calls(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         yield _with_delta(chunk, {"tool_calls": rest, **{key: _arguments(call) for key, call in older.items()}})
 
 
+def of_whole_answer(answer: Dict[str, Any]) -> Iterator[Chunk]:
+    """The chunks of a chat's answer that was not streamed; the last has its usage."""
+    choice = answer["choices"][0]
+    message = {name: value for name, value in choice["message"].items() if value is not None}
+    if "tool_calls" in message:
+        message["tool_calls"] = [{"index": i, **call} for i, call in enumerate(message["tool_calls"])]
+    chunk = {**answer, "object": "chat.completion.chunk"}
+    usage = chunk.pop("usage")
+    common = {"index": choice["index"], "logprobs": choice.get("logprobs")}
+    yield {**chunk, "choices": [{**common, "delta": message, "finish_reason": None}]}
+    yield {**chunk, "choices": [{**common, "delta": {}, "finish_reason": choice["finish_reason"]}], "usage": usage}
+
+
 def _name(function: Function) -> Function:
     return {**function, "arguments": ""}
 

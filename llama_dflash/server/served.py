@@ -9,10 +9,13 @@ from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Seq
 
 import numpy as np
 
-from ..chunks import with_openais_tool_calls
+from ..chunks import Chunk, of_whole_answer, with_openais_tool_calls
 from ..llama import Llama
-from .choices import Request, joined, one_each, usage_of
+from .choices import Request, Usage, joined, one_each, one_stream, sum_of
 from .client import check_client
+
+# upstream's error where the model chooses a tool in a stream (chat format chatml-function-calling): its call comes whole
+_NOT_STREAMED = "Automatic streaming tool choice is not supported"
 
 
 @dataclass
@@ -58,7 +61,15 @@ class ServedLlama(Llama):
         return self._answer(super().__call__, asked)
 
     def create_chat_completion(self, **request: Any) -> Any:
-        return self._answer(super().create_chat_completion, [request])
+        return self._answer(self._chat, [request])
+
+    def _chat(self, **request: Any) -> Any:
+        try:
+            return super().create_chat_completion(**request)
+        except ValueError as error:
+            if _NOT_STREAMED not in str(error):
+                raise
+        return of_whole_answer(super().create_chat_completion(**{**request, "stream": False}))
 
     def _answer(self, create: Callable[..., Any], asked: Sequence[Request]) -> Any:
         """Answers a request for every prompt, each of which is for n_choices texts."""
@@ -74,24 +85,18 @@ class ServedLlama(Llama):
 
     def _stream(
         self, create: Callable[..., Any], requests: Sequence[Request], n_choices: int, include_usage: bool
-    ) -> Iterator[Dict[str, Any]]:
+    ) -> Iterator[Chunk]:
+        """The chunks of all texts. The last chunk has the timings and, in one of its own, the usage if that is asked for."""
         with self._request(requests[0]):
-            n_prompt = n_completion = 0
-            first = None
-            for i, request in enumerate(requests):
-                for chunk in with_openais_tool_calls(create(**request)):
-                    first = first or chunk
-                    choice = {**chunk["choices"][0], "index": i}
-                    chunk = {**chunk, "id": first["id"], "created": first["created"], "choices": [choice]}
-                    if choice["finish_reason"] is not None:
-                        n_prompt += self.usage["prompt_tokens"] if i % n_choices == 0 else 0
-                        n_completion += self.usage["completion_tokens"]
-                        if i == len(requests) - 1 and not include_usage:
-                            chunk["timings"] = self._timings.as_json()
-                    yield {**chunk, "usage": None} if include_usage else chunk
+            usages: List[Usage] = []
+            for chunk in one_stream(with_openais_tool_calls(create(**request)) for request in requests):
+                if chunk["choices"][0]["finish_reason"] is not None:
+                    usages.append(chunk.pop("usage", None) or self.usage)
+                    if len(usages) == len(requests) and not include_usage:
+                        chunk["timings"] = self._timings.as_json()
+                yield {**chunk, "usage": None} if include_usage else chunk
             if include_usage:
-                usage = usage_of(n_prompt, n_completion)
-                yield {**chunk, "choices": [], "usage": usage, "timings": self._timings.as_json()}
+                yield {**chunk, "choices": [], "usage": sum_of(usages, n_choices), "timings": self._timings.as_json()}
 
     @contextlib.contextmanager
     def _while_client_is_there(self) -> Iterator[None]:

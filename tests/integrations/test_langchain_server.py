@@ -122,10 +122,13 @@ def test_a_stream_tells_its_usage_and_what_was_drafted(chat):
     assert streamed.response_metadata["timings"]["draft_n_accepted"] > 0
 
 
-def test_the_chunks_of_a_tool_call_make_the_call(chat):
-    caller = chat.bind_tools([Sum], tool_choice="Sum")
-    (streamed,), (answered,) = joined(caller.stream("Add 3 and 4.")).tool_calls, caller.invoke("Add 3 and 4.").tool_calls
-    assert (streamed["name"], streamed["args"]) == (answered["name"], answered["args"]) and streamed["name"] == "Sum"
+@pytest.mark.parametrize("choice", ["Sum", "auto"])
+def test_the_chunks_of_a_tool_call_make_the_call(chat, choice):
+    caller = chat.bind_tools([Sum], tool_choice=choice)
+    streamed, answered = joined(caller.stream("Add 3 and 4.")), caller.invoke("Add 3 and 4.")
+    (chunks,), (whole,) = streamed.tool_calls, answered.tool_calls
+    assert (chunks["name"], chunks["args"]) == (whole["name"], whole["args"]) and chunks["name"] == "Sum"
+    assert chunks["id"] and streamed.usage_metadata == answered.usage_metadata
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +146,10 @@ def test_chat_openai_gets_text_usage_and_tool_calls_streamed_and_not(openais, an
     assert numbers[0] == numbers[1] and min(numbers[0]) > 0
     assert not joined(openais.stream(QUESTION, stream_usage=False)).usage_metadata
 
-    caller = openais.bind_tools([Sum], tool_choice="Sum")
-    calls = joined(caller.stream("Add 3 and 4.")).tool_calls, caller.invoke("Add 3 and 4.").tool_calls
-    assert calls[0][0]["args"] == calls[1][0]["args"] and [c[0]["name"] for c in calls] == ["Sum", "Sum"]
+    for choice in ("Sum", "auto"):
+        caller = openais.bind_tools([Sum], tool_choice=choice)
+        calls = joined(caller.stream("Add 3 and 4.")).tool_calls, caller.invoke("Add 3 and 4.").tool_calls
+        assert calls[0][0]["args"] == calls[1][0]["args"] and [c[0]["name"] for c in calls] == ["Sum", "Sum"]
 
 
 def test_chat_openai_gets_n_texts(openais):
