@@ -222,7 +222,8 @@ bool llama_tree_kept::commit(int32_t src, int32_t dst, const std::vector<int32_t
     ggml_backend_tensor_set(inp_path, nodes.data(),   0, ggml_nbytes(inp_path));
     ggml_backend_tensor_set(inp_conv, carried.data(), 0, ggml_nbytes(inp_conv));
 
-    const ggml_status status = ggml_backend_sched_graph_compute(sched.get(), gf);
+    // on the context's own backends: what it computes or reads next comes after this
+    const ggml_status status = ggml_backend_sched_graph_compute_async(sched.get(), gf);
     if (status != GGML_STATUS_SUCCESS) {
         throw std::runtime_error(format("computing the recurrent state failed with %d", status));
     }
