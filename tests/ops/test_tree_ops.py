@@ -12,12 +12,17 @@ ROOT = Path(__file__).parents[2]
 OPS = ROOT / "vendor" / "ggml-tree-ops"
 
 CHECKS = [
+    "a_gpu_agrees_with_the_cpu",
+    "a_graph_runs_again_for_other_trees",
+    "a_silu_after_the_convolution_is_fused_on_a_gpu",
     "a_wrong_parent_or_value_is_noticed",
     "chain_of_all_sequences_equals_the_chain_op",
     "indices_out_of_range_are_harmless",
+    "plans_for_a_gpu_find_every_parents_state",
     "random_trees_equal_the_chain_op_over_each_path",
     "rpc_passes_them_on",
     "special_trees_equal_the_chain_op_over_each_path",
+    "the_cpu_computes_what_a_gpu_does_not_take",
     "the_scheduler_runs_them",
     "they_are_registered",
     "trees_agree_with_a_plain_reference",
@@ -67,7 +72,19 @@ def test_every_check_is_run_here(run):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("check", CHECKS)
 def test_tree_ops(run, check, threads):
-    done = run(check, str(threads))
+    expect_ok_or_skip(run(check, str(threads)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("check", CHECKS)
+def test_tree_ops_on_a_gpu(run, check):
+    done = run(check, "1", "--backend", "CUDA0")
+    if "no device CUDA0" in done.stderr:
+        pytest.skip("the tree ops have kernels for CUDA, and there is " + done.stderr.strip())
+    expect_ok_or_skip(done)
+
+
+def expect_ok_or_skip(done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     if "skipped" in done.stdout:
         pytest.skip(done.stdout.strip().splitlines()[0])

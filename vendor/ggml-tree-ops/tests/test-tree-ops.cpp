@@ -1,12 +1,17 @@
 // Checks and times the tree ops against the chain ops of ggml and against a plain reference.
 //
-//   test-tree-ops list                  names of the checks
-//   test-tree-ops NAME [THREADS]        runs one; exit status 0 if it holds
-//   test-tree-ops abort NAME            builds a wrong graph; aborts with the message of the op
-//   test-tree-ops time [THREADS]        table: time of the tree ops over that of the chain ops
+//   test-tree-ops list                          names of the checks
+//   test-tree-ops NAME [THREADS]                runs one; exit status 0 if it holds
+//   test-tree-ops all                           runs them all
+//   test-tree-ops abort NAME                    builds a wrong graph; aborts with the message of the op
+//   test-tree-ops time [THREADS [SECONDS]]      table: time of the tree ops over that of the chain ops
+//   test-tree-ops time --backend CUDA0 [GB/S]   the same on a GPU, with the floor that its memory sets
+//
+// --backend NAME: a device of ggml's, CPU by default, for the tree ops and the chain ops. --quick: few trees of each check.
 #include "ggml-alloc.h"
 #include "ggml-backend.h"
 #include "ggml-tree-ops.h"
+#include "cuda/tree-plan.h"
 #include "ggml.h"
 
 #include <algorithm>
@@ -101,9 +106,12 @@ static std::vector<ints> leaf_paths(const ints & parents) {
 
 // ---------------------------------------------------------------- graphs
 
+static ggml_backend_t cpu_backend;
 static ggml_backend_t backend;       // computes the tree ops
-static ggml_backend_t chain_backend; // and this one the chain ops: one thread of the CPU
+static ggml_backend_t chain_backend; // and this one the chain ops: the same GPU, or one thread of the CPU
+static bool           on_gpu    = false;
 static bool           use_sched = false;
+static bool           quick     = false;
 
 static ggml_backend_t open_backend(ggml_backend_dev_t device, int n_threads) {
     ggml_backend_t backend = ggml_backend_dev_init(device, nullptr);
@@ -140,24 +148,53 @@ public:
         return t;
     }
 
+    // a tensor on the way to a result that is NaN before the graph runs
+    ggml_tensor * overwritten(ggml_tensor * t) {
+        poisoned.push_back(t);
+        return t;
+    }
+
     void compute() {
         buffer = ggml_backend_alloc_ctx_tensors(ctx, on);
-        for (ggml_tensor * t : results) {
+        poisoned.insert(poisoned.end(), results.begin(), results.end());
+        for (ggml_tensor * t : poisoned) {
             if (!t->view_src) {
                 const std::vector<char> poison(ggml_nbytes(t), (char) 0xff); // NaN
                 ggml_backend_tensor_set(t, poison.data(), 0, poison.size());
             }
         }
-        for (auto & [t, data] : sources) {
-            ggml_backend_tensor_set(t, data.data(), 0, data.size());
-        }
+        upload();
         run();
+    }
+
+    // The scheduler places every tensor, on `on` or on the CPU; the results are in `scheduled`.
+    void compute_scheduled() {
+        ggml_backend_t all[] = { on, cpu_backend };
+        ggml_backend_sched_t sched = ggml_backend_sched_new(all, nullptr, 2, 8192, false, true);
+        for (auto & source : sources) {
+            ggml_set_input(source.first);
+        }
+        for (ggml_tensor * t : results) {
+            ggml_set_output(t);
+        }
+        if (!ggml_backend_sched_alloc_graph(sched, nodes)) {
+            fail("the scheduler has no memory for the graph");
+        }
+        upload();
+        if (ggml_backend_sched_graph_compute(sched, nodes) != GGML_STATUS_SUCCESS) {
+            fail("the graph did not compute");
+        }
+        for (ggml_tensor * t : results) {
+            scheduled.push_back(read(t));
+        }
+        ggml_backend_sched_free(sched);
     }
 
     void run() {
         ggml_status status;
         if (use_sched) {
-            ggml_backend_sched_t sched = ggml_backend_sched_new(&on, nullptr, 1, 8192, false, true);
+            ggml_backend_t all[] = { on, cpu_backend };
+            ggml_backend_sched_t sched = ggml_backend_sched_new(all, nullptr, on == cpu_backend ? 1 : 2, 8192, false, true);
             status = ggml_backend_sched_graph_compute(sched, nodes);
             ggml_backend_sched_free(sched);
         } else {
@@ -174,14 +211,22 @@ public:
         return values;
     }
 
-    ggml_context * ctx;
+    ggml_context *      ctx;
+    std::vector<floats> scheduled;
 
 private:
+    void upload() {
+        for (auto & [t, data] : sources) {
+            ggml_backend_tensor_set(t, data.data(), 0, data.size());
+        }
+    }
+
     ggml_backend_t                                           on;
     ggml_cgraph *                                            nodes;
     ggml_backend_buffer_t                                    buffer = nullptr;
     std::vector<std::pair<ggml_tensor *, std::vector<char>>> sources;
     std::vector<ggml_tensor *>                               results;
+    std::vector<ggml_tensor *>                               poisoned;
 };
 
 // `a` and `b` have to be the same bits
@@ -227,7 +272,7 @@ struct net_problem {
 
 static net_problem random_net(int max_nodes) {
     net_problem p;
-    p.S        = one_of({ 16, 16, 20, 32, 32, 64, 128 });
+    p.S        = on_gpu ? one_of({ 16, 32, 64, 128 }) : one_of({ 16, 16, 20, 32, 32, 64, 128 });
     p.H_k      = one_of({ 1, 2, 3 });
     p.H        = p.H_k*one_of({ 1, 2, 3 });
     p.n_seqs   = one_of({ 1, 1, 2, 3 });
@@ -479,10 +524,10 @@ struct conv_problem {
     }
 };
 
-static conv_problem random_conv(int max_nodes) {
+static conv_problem random_conv(int max_nodes, bool with_chains = true) {
     conv_problem p;
-    p.d_conv  = one_of({ 4, 4, 4, 4, 1, 2, 3, 5, 8, 9, 17 });
-    p.d_inner = one_of({ 1, 7, 16, 64, 65, 100, 192 });
+    p.d_conv  = on_gpu ? one_of({ 4, 4, 3, 5, 9, 15 }) : one_of({ 4, 4, 4, 4, 1, 2, 3, 5, 8, 9, 17 });
+    p.d_inner = on_gpu && with_chains ? one_of({ 128, 256, 384 }) : one_of({ 1, 7, 16, 64, 65, 100, 192 }); // upstream's kernel takes 128 channels
     p.n_seqs  = one_of({ 1, 1, 2, 3 });
     p.n       = random_int(1, random_int(1, max_nodes));
     for (int s = 0; s < p.n_seqs; s++) {
@@ -505,13 +550,17 @@ static conv_problem along(const conv_problem & p, int seq, const ints & path) {
     return c;
 }
 
-static ggml_tensor * add_tree(graph & into, const conv_problem & p, const std::vector<ints> & trees) {
+static ggml_tensor * add_tree_node(graph & into, const conv_problem & p, const std::vector<ints> & trees) {
     ints parents;
     for (const ints & tree : trees) {
         parents.insert(parents.end(), tree.begin(), tree.end());
     }
-    return into.result(ggml_ssm_conv_tree(into.ctx, into.floats_of({ p.width(), p.d_inner, p.n_seqs }, p.input),
-        into.floats_of({ p.d_conv, p.d_inner }, p.kernel), into.ints_of({ p.n, p.n_seqs }, parents)));
+    return ggml_ssm_conv_tree(into.ctx, into.floats_of({ p.width(), p.d_inner, p.n_seqs }, p.input),
+        into.floats_of({ p.d_conv, p.d_inner }, p.kernel), into.ints_of({ p.n, p.n_seqs }, parents));
+}
+
+static ggml_tensor * add_tree(graph & into, const conv_problem & p, const std::vector<ints> & trees) {
+    return into.result(add_tree_node(into, p, trees));
 }
 
 static ggml_tensor * add_chain(graph & into, const conv_problem & p) {
@@ -569,7 +618,8 @@ static void check_conv_against_plain(const conv_problem & p) {
 // ---------------------------------------------------------------- checks
 
 static void many(int n, const std::function<void()> & check) {
-    for (int i = 0; i < n; i++) {
+    const int step = quick ? std::max(n/8, 1) : 1;
+    for (int i = 0; i < n; i += step) {
         rng.seed(i);
         try {
             check();
@@ -588,6 +638,8 @@ static void expect_failure(const char * what, const std::function<void()> & chec
     fail(std::string("not noticed: ") + what);
 }
 
+static void skip(const std::string & reason) { printf("skipped: %s\n", reason.c_str()); }
+
 static net_problem fixed_net(int S, int n, bool kda, shape kind) {
     net_problem p;
     p.S = S; p.H = 2; p.H_k = 1; p.n = n; p.kda = kda;
@@ -598,7 +650,7 @@ static net_problem fixed_net(int S, int n, bool kda, shape kind) {
 
 static conv_problem fixed_conv(int n, shape kind) {
     conv_problem p;
-    p.d_inner = 100; p.n = n;
+    p.d_inner = on_gpu ? 128 : 100; p.n = n;
     p.parents = { random_tree(n, kind, false) };
     p.fill();
     return p;
@@ -644,10 +696,14 @@ static void random_trees_equal_the_chain_op_over_each_path() {
 static void special_trees_equal_the_chain_op_over_each_path() {
     many(2, [] {
         for (int kind = 0; kind < N_SHAPES; kind++) {
-            for (int n : { 1, 2, 3, 6, 7, 8, 63, 64, 512 }) {
+            for (int n : { 1, 2, 3, 6, 7, 8, 63, 64, 127, 512 }) {
                 const bool large = n == 512;
+                if (large && quick) {
+                    continue;
+                }
                 // with all 512 nodes below one, there are as many chains: the small heads then
-                const net_problem p = fixed_net(large ? 16 : one_of({ 16, 20, 32, 64, 128 }), n, random_int(0, 1), (shape) kind);
+                const int S = on_gpu ? one_of({ 16, 32, 64, 128 }) : large ? 16 : one_of({ 16, 20, 32, 64, 128 });
+                const net_problem p = fixed_net(S, n, random_int(0, 1), (shape) kind);
                 check_net(p, p.parents);
                 const conv_problem c = fixed_conv(n, (shape) kind);
                 check_conv(c, c.parents);
@@ -664,7 +720,7 @@ static void special_trees_equal_the_chain_op_over_each_path() {
 
 static void trees_agree_with_a_plain_reference() {
     many(60, [] { check_net_against_plain(random_net(30)); });
-    many(120, [] { check_conv_against_plain(random_conv(60)); });
+    many(120, [] { check_conv_against_plain(random_conv(60, false)); });
 }
 
 static void indices_out_of_range_are_harmless() {
@@ -742,7 +798,7 @@ static void they_are_registered() {
     const conv_problem c = fixed_conv(4, UNIFORM);
     for (ggml_tensor * t : { add_tree(g, p, p.parents), add_persist(g, p, { { 0 } }, false), add_tree(g, c, c.parents) }) {
         if (!ggml_backend_supports_op(backend, t)) {
-            fail(std::string("the CPU does not list ") + ggml_op_name(t->op));
+            fail(std::string(ggml_backend_name(backend)) + " does not list " + ggml_op_name(t->op));
         }
     }
     g.compute();
@@ -751,10 +807,8 @@ static void they_are_registered() {
 // The same graphs on a server of this process, over ggml's RPC. Only in a build that has it.
 static void rpc_passes_them_on() {
     ggml_backend_reg_t rpc = ggml_backend_reg_by_name("RPC");
-    if (!rpc) {
-        printf("skipped: built without GGML_RPC\n");
-        fflush(stdout);
-        _Exit(0);
+    if (!rpc || on_gpu) {
+        return skip(rpc ? "a server computes on a CPU" : "built without GGML_RPC");
     }
     using serve_t = void (*)(const char *, const char *, size_t, size_t, ggml_backend_dev_t *);
     using add_t   = ggml_backend_reg_t (*)(const char *);
@@ -777,6 +831,234 @@ static void rpc_passes_them_on() {
     });
 }
 
+// ---------------------------------------------------------------- checks of what is made for a GPU
+
+// Runs each step of a plan in a random order, as a warp may.
+struct shuffled_threads {
+    template <class F> void each(int32_t n, F f) const {
+        ints order(n);
+        for (int i = 0; i < n; i++) {
+            order[i] = i;
+        }
+        std::shuffle(order.begin(), order.end(), rng);
+        for (int32_t i : order) {
+            f(i);
+        }
+    }
+    template <class F> bool any(int32_t n, F f) const {
+        bool found = false;
+        each(n, [&](int32_t i) { found |= f(i); });
+        return found;
+    }
+    int32_t add(int32_t * p, int32_t x) const { return (*p += x) - x; }
+    void maximum(int32_t * p, int32_t x) const { *p = std::max(*p, x); }
+};
+
+// Follows a plan: which node's state is in the registers, which in each slot.
+static void check_plan(const ints & parents) {
+    n_trees++;
+    const int n = (int) parents.size();
+    ints visits(n, -1), scratch(tree_plan_scratch(n), 0x5a5a5a5a), slots(tree_plan_n_slots(n), -1);
+    std::vector<bool> seen(n, false);
+    tree_plan(shuffled_threads(), parents.data(), n, visits.data(), scratch.data());
+
+    int in_registers = -1;
+    for (int32_t packed : visits) {
+        const tree_visit v = tree_visit_unpack(packed);
+        if (v.node >= n || seen[v.node]) {
+            fail("node " + std::to_string(v.node) + " of " + std::to_string(n) + " is visited twice, or is none");
+        }
+        seen[v.node] = true;
+        const int from = v.from == tree_visit::START ? -1 : v.from == tree_visit::PREVIOUS ? in_registers : v.from < (int) slots.size() ? slots[v.from] : -2;
+        const int parent = parents[v.node] >= 0 && parents[v.node] < v.node ? parents[v.node] : -1;
+        if (from != parent) {
+            fail("node " + std::to_string(v.node) + " starts from the state of " + std::to_string(from) + ", expected " + std::to_string(parent));
+        }
+        in_registers = v.node;
+        if (v.to != tree_visit::NOWHERE) {
+            if (v.to >= (int) slots.size()) {
+                fail("slot " + std::to_string(v.to) + ", expected fewer than " + std::to_string(slots.size()));
+            }
+            slots[v.to] = v.node;
+        }
+    }
+}
+
+// The columns that a convolution's taps read, found one after the other, against a walk over the root path.
+static void check_columns(const ints & parents) {
+    const int n_carried = random_int(0, 8);
+    for (int node = 0; node < (int) parents.size(); node++) {
+        int column = n_carried + node, ancestor = node, n_beyond = 0;
+        for (int tap = 0; tap < n_carried; tap++) {
+            column   = tree_column_before(parents.data(), column, n_carried);
+            ancestor = ancestor >= 0 && parents[ancestor] < ancestor && parents[ancestor] >= 0 ? parents[ancestor] : -1;
+            const int expected = ancestor >= 0 ? n_carried + ancestor : n_carried - ++n_beyond;
+            if (column != expected) {
+                fail("tap " + std::to_string(tap) + " of node " + std::to_string(node) + " reads column " + std::to_string(column) + ", expected " + std::to_string(expected));
+            }
+        }
+    }
+}
+
+static void plans_for_a_gpu_find_every_parents_state() {
+    const auto check = [](ints parents) {
+        if (random_int(0, 3) == 0) {
+            parents[random_int(0, (int) parents.size() - 1)] = one_of({ (int) parents.size(), INT32_MAX, INT32_MIN, -2 });
+        }
+        check_plan(parents);
+        check_columns(parents);
+    };
+    many(4000, [&] { check(random_tree(random_int(1, random_int(1, 200)), (shape) random_int(0, N_SHAPES - 1), random_int(0, 3) == 0)); });
+    many(8, [&] {
+        for (int kind = 0; kind < N_SHAPES; kind++) {
+            for (int n : { 1, 2, 3, 6, 7, 15, 31, 32, 33, 512, (int) TREE_PLAN_MAX_NODES }) {
+                check(random_tree(n, (shape) kind, false));
+            }
+        }
+    });
+}
+
+// On a GPU the graph is captured in its second run and replayed later.
+static void a_graph_runs_again_for_other_trees() {
+    many(12, [] {
+        net_problem p = random_net(40);
+        conv_problem c = random_conv(40);
+        graph g;
+        ggml_tensor * net = add_tree(g, p, p.parents), * conv = add_tree(g, c, c.parents);
+        ggml_tensor * path = add_persist(g, p, std::vector<ints>(p.n_seqs, ints(p.n, -1)), false);
+        g.compute();
+        for (int run = 0; run < 5; run++) {
+            n_trees += p.n_seqs + c.n_seqs;
+            ints net_parents, conv_parents, paths;
+            for (ints & tree : p.parents) {
+                tree = random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), false);
+                net_parents.insert(net_parents.end(), tree.begin(), tree.end());
+                ints accepted = path_to(tree, random_int(0, p.n - 1));
+                accepted.resize(p.n, -1);
+                paths.insert(paths.end(), accepted.begin(), accepted.end());
+            }
+            for (ints & tree : c.parents) {
+                tree = random_tree(c.n, (shape) random_int(0, N_SHAPES - 1), false);
+                conv_parents.insert(conv_parents.end(), tree.begin(), tree.end());
+            }
+            ggml_backend_tensor_set(net->src[6],  net_parents.data(),  0, ggml_nbytes(net->src[6]));
+            ggml_backend_tensor_set(conv->src[2], conv_parents.data(), 0, ggml_nbytes(conv->src[2]));
+            ggml_backend_tensor_set(path->src[5], paths.data(),        0, ggml_nbytes(path->src[5]));
+            g.run();
+
+            graph anew;
+            std::vector<ints> accepted;
+            for (int seq = 0; seq < p.n_seqs; seq++) {
+                accepted.push_back(ints(paths.begin() + seq*p.n, paths.begin() + (seq + 1)*p.n));
+            }
+            ggml_tensor * net_anew = add_tree(anew, p, p.parents), * conv_anew = add_tree(anew, c, c.parents), * path_anew = add_persist(anew, p, accepted, false);
+            anew.compute();
+            const std::string what = "run " + std::to_string(run) + ", " + p.describe() + ", " + c.describe();
+            expect_same(graph::read(net).data(),  graph::read(net_anew).data(),  ggml_nelements(net),  "tree, " + what);
+            expect_same(graph::read(conv).data(), graph::read(conv_anew).data(), ggml_nelements(conv), "convolution, " + what);
+            expect_same(graph::read(path).data(), graph::read(path_anew).data(), ggml_nelements(path), "persist, " + what);
+        }
+    });
+}
+
+// The chain's convolution is fused with its SiLU there too. What a fused one leaves out is the convolution's own output.
+static void a_silu_after_the_convolution_is_fused_on_a_gpu() {
+    if (!on_gpu) {
+        return skip("needs a GPU: --backend");
+    }
+    many(20, [] {
+        const conv_problem c = random_conv(100);
+        n_trees += c.n_seqs;
+        graph g, alone;
+        ggml_tensor * conv = g.overwritten(add_tree_node(g, c, c.parents));
+        ggml_tensor * silu = g.result(ggml_silu(g.ctx, conv));
+        ggml_tensor * unfused = add_tree(alone, c, c.parents);
+        ggml_tensor * silu_of = alone.result(ggml_silu(alone.ctx, ggml_cont(alone.ctx, unfused)));
+        g.compute();
+        alone.compute();
+        expect_same(graph::read(silu).data(), graph::read(silu_of).data(), ggml_nelements(silu), "SiLU, " + c.describe());
+        if (!std::isnan(graph::read(conv)[0])) {
+            fail("not fused: " + c.describe());
+        }
+    });
+}
+
+// Of all values of a result: the norm of the difference over the norm.
+static double relative_difference(const floats & a, const floats & b) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < a.size(); i++) {
+        difference += ((double) a[i] - b[i])*((double) a[i] - b[i]);
+        norm       += (double) b[i]*b[i];
+    }
+    return std::sqrt(difference/norm);
+}
+
+// Within 1e-6, and the chain op of the GPU is as far from that of the CPU.
+static void a_gpu_agrees_with_the_cpu() {
+    if (!on_gpu) {
+        return skip("needs a GPU: --backend");
+    }
+    double largest = 0, largest_of_chain = 0;
+    many(150, [&] {
+        const net_problem p = random_net(64);
+        const conv_problem c = random_conv(64, false);
+        n_trees += p.n_seqs + c.n_seqs;
+        std::vector<ints> accepted;
+        for (const ints & tree : p.parents) {
+            accepted.push_back(path_to(tree, random_int(0, p.n - 1)));
+        }
+        graph gpu, cpu(cpu_backend);
+        ggml_tensor * on[2][4];
+        for (int i = 0; i < 2; i++) {
+            graph & g = i ? cpu : gpu;
+            on[i][0] = add_tree(g, p, p.parents);
+            on[i][1] = add_persist(g, p, accepted, false);
+            on[i][2] = add_tree(g, c, c.parents);
+            on[i][3] = add_chain(g, p);
+        }
+        gpu.compute();
+        cpu.compute();
+        for (int op = 0; op < 4; op++) {
+            const double difference = relative_difference(graph::read(on[0][op]), graph::read(on[1][op]));
+            (op < 3 ? largest : largest_of_chain) = std::max(op < 3 ? largest : largest_of_chain, difference);
+            if (op < 3 && !(difference <= 1e-6)) {
+                fail(std::string(ggml_op_name(on[0][op]->op)) + ": " + text(difference) + " from the CPU's, " + p.describe() + ", " + c.describe());
+            }
+        }
+    });
+    printf("largest difference from the CPU: %.2g, of the chain op %.2g\n", largest, largest_of_chain);
+}
+
+// Head sizes, kernels and trees that no GPU kernel is made for: the scheduler gives these to the CPU.
+static void the_cpu_computes_what_a_gpu_does_not_take() {
+    if (!on_gpu) {
+        return skip("needs a GPU: --backend");
+    }
+    many(3, [] {
+        net_problem p = fixed_net(20, 12, false, UNIFORM);
+        net_problem large = fixed_net(16, TREE_PLAN_MAX_NODES + 1, false, DEEP);
+        conv_problem c = fixed_conv(12, UNIFORM);
+        c.d_conv = 2;
+        c.fill();
+        graph g, cpu(cpu_backend);
+        std::vector<ggml_tensor *> found, expected;
+        for (graph * at : { &g, &cpu }) {
+            std::vector<ggml_tensor *> & results = at == &g ? found : expected;
+            results = { add_tree(*at, p, p.parents), add_persist(*at, p, { { 0 } }, false), add_tree(*at, large, large.parents), add_tree(*at, c, c.parents) };
+        }
+        for (ggml_tensor * t : found) {
+            if (ggml_backend_supports_op(backend, t)) {
+                fail(std::string(ggml_op_name(t->op)) + " is listed");
+            }
+        }
+        cpu.compute();
+        g.compute_scheduled();
+        for (size_t i = 0; i < found.size(); i++) {
+            expect_same(g.scheduled[i].data(), graph::read(expected[i]).data(), ggml_nelements(expected[i]), ggml_op_name(found[i]->op));
+        }
+    });
+}
+
 static const std::map<std::string, void (*)()> checks = {
     { "chain_of_all_sequences_equals_the_chain_op", chain_of_all_sequences_equals_the_chain_op },
     { "random_trees_equal_the_chain_op_over_each_path", random_trees_equal_the_chain_op_over_each_path },
@@ -787,6 +1069,11 @@ static const std::map<std::string, void (*)()> checks = {
     { "a_wrong_parent_or_value_is_noticed", a_wrong_parent_or_value_is_noticed },
     { "they_are_registered", they_are_registered },
     { "rpc_passes_them_on", rpc_passes_them_on },
+    { "plans_for_a_gpu_find_every_parents_state", plans_for_a_gpu_find_every_parents_state },
+    { "a_graph_runs_again_for_other_trees", a_graph_runs_again_for_other_trees },
+    { "a_silu_after_the_convolution_is_fused_on_a_gpu", a_silu_after_the_convolution_is_fused_on_a_gpu },
+    { "a_gpu_agrees_with_the_cpu", a_gpu_agrees_with_the_cpu },
+    { "the_cpu_computes_what_a_gpu_does_not_take", the_cpu_computes_what_a_gpu_does_not_take },
 };
 
 // ---------------------------------------------------------------- wrong graphs
@@ -884,33 +1171,221 @@ static void print_times(double seconds) {
     }
 }
 
+// ---------------------------------------------------------------- times on a GPU
+
+static constexpr int N_LAYERS = 48; // of ops with sources of their own, which no cache holds
+
+// Adds one op over sources of this layer.
+using add_op = std::function<ggml_tensor *(graph &, int layer)>;
+
+// What an op costs in a graph of many, which the backend captures and replays: a graph of twice as many ops less one of
+// as many, so that what a graph costs is not in it.
+static double microseconds_of(const std::function<add_op(graph &)> & prepare) {
+    double least[2] = { 1e30, 1e30 };
+    for (int twice = 0; twice < 2; twice++) {
+        graph g;
+        const add_op add = prepare(g);
+        for (int i = 0; i < N_LAYERS*(1 + twice); i++) {
+            g.result(add(g, i % N_LAYERS));
+        }
+        g.compute();
+        for (int run = 0; run < 30; run++) {
+            const auto before = std::chrono::steady_clock::now();
+            g.run();
+            least[twice] = std::min(least[twice], std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - before).count());
+        }
+    }
+    return (least[1] - least[0])/N_LAYERS;
+}
+
+static std::vector<net_sources> net_layers(graph & g, const net_problem & p) {
+    std::vector<net_sources> layers;
+    for (int i = 0; i < N_LAYERS; i++) {
+        layers.push_back(add_sources(g, p));
+    }
+    return layers;
+}
+
+static double chain_microseconds(const net_problem & p) {
+    return microseconds_of([&](graph & g) -> add_op {
+        return [layers = net_layers(g, p)](graph & g, int i) {
+            const net_sources & s = layers[i];
+            return ggml_gated_delta_net(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, 1);
+        };
+    });
+}
+
+static double tree_microseconds(const net_problem & p, const ints & tree) {
+    return microseconds_of([&](graph & g) -> add_op {
+        return [layers = net_layers(g, p), parents = g.ints_of({ p.n }, tree)](graph & g, int i) {
+            const net_sources & s = layers[i];
+            return ggml_gated_delta_net_tree(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, parents);
+        };
+    });
+}
+
+static double persist_microseconds(const net_problem & p, ints path) {
+    path.resize(p.n, -1);
+    return microseconds_of([&](graph & g) -> add_op {
+        return [layers = net_layers(g, p), entries = g.ints_of({ p.n }, path)](graph & g, int i) {
+            const net_sources & s = layers[i];
+            return ggml_gated_delta_net_tree_persist_inplace(g.ctx, s.k, s.v, s.g, s.beta, s.state, entries);
+        };
+    });
+}
+
+static double conv_microseconds(const conv_problem & p, const ints * tree) {
+    return microseconds_of([&](graph & g) -> add_op {
+        std::vector<std::pair<ggml_tensor *, ggml_tensor *>> layers;
+        for (int i = 0; i < N_LAYERS; i++) {
+            layers.push_back({ g.floats_of({ p.width(), p.d_inner, 1 }, p.input), g.floats_of({ p.d_conv, p.d_inner }, p.kernel) });
+        }
+        ggml_tensor * parents = tree ? g.ints_of({ p.n }, *tree) : nullptr;
+        return [=](graph & g, int i) {
+            return parents ? ggml_ssm_conv_tree(g.ctx, layers[i].first, layers[i].second, parents) : ggml_ssm_conv(g.ctx, layers[i].first, layers[i].second);
+        };
+    });
+}
+
+// "12.3 | 1.50 | 400 | 1.2": microseconds, over those of the chain op, GB/s, over the least time that the memory allows
+static std::string times(double us, double chain_us, double bytes, double gb_per_s) {
+    char cells[128];
+    snprintf(cells, sizeof(cells), "%.1f | %.2f | %.0f | %.1f", us, us/chain_us, bytes/us*1e-3, us/(bytes/gb_per_s*1e-3));
+    return cells;
+}
+
+static void print_gpu_net_times(const char * model, int H, int n, double gb_per_s) {
+    net_problem p;
+    p.S = 128; p.H = H; p.H_k = 16; p.n = n;
+    rng.seed(1);
+    p.fill();
+    const double state = 4.0*p.S*p.S*H, kept = 4.0*n*(p.S*p.H_k + p.S*H + 2*H), attention = 4.0*n*(p.S*p.H_k + p.S*H);
+    const double chain = chain_microseconds(p);
+    const auto print = [&](const char * what, double us, double bytes) {
+        printf("| %s | %d | %s | %.2f | %s |\n", model, n, what, bytes*1e-6, times(us, chain, bytes, gb_per_s).c_str());
+        fflush(stdout);
+    };
+    print("chain op", chain, 2*state + kept + attention);
+    print("tree op: chain", tree_microseconds(p, random_tree(n, CHAIN, false)), state + kept + attention);
+    print("tree op: random tree", tree_microseconds(p, random_tree(n, UNIFORM, false)), state + kept + attention);
+    print("tree op: binary tree", tree_microseconds(p, random_tree(n, BINARY, false)), state + kept + attention);
+    print("tree op: star", tree_microseconds(p, random_tree(n, STAR, false)), state + kept + attention);
+    print("persist of 6 nodes", persist_microseconds(p, { 0, 1, 2, 3, 4, 5 }), 2*state + kept*6/n);
+}
+
+static void print_gpu_conv_times(const char * model, int d_inner, int n, double gb_per_s) {
+    conv_problem p;
+    p.d_inner = d_inner; p.n = n;
+    rng.seed(1);
+    p.fill();
+    const double bytes = 4.0*d_inner*(p.width() + p.d_conv + n);
+    const ints as_chain = random_tree(n, CHAIN, false), tree = random_tree(n, UNIFORM, false);
+    const double chain = conv_microseconds(p, nullptr);
+    const auto print = [&](const char * what, double us) {
+        printf("| %s | %d | %s | %.2f | %s |\n", model, n, what, bytes*1e-6, times(us, chain, bytes, gb_per_s).c_str());
+        fflush(stdout);
+    };
+    print("chain convolution", chain);
+    print("tree convolution: chain", conv_microseconds(p, &as_chain));
+    print("tree convolution: random tree", conv_microseconds(p, &tree));
+}
+
+static void print_gpu_times(double gb_per_s) {
+    printf("Floor: every byte once at %.0f GB/s.\n\n", gb_per_s);
+    printf("| shape | nodes | op | MB at least | µs | over the chain op | GB/s | over the floor |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    for (int n : quick ? ints { 23 } : ints { 8, 16, 23, 32, 64 }) {
+        print_gpu_net_times("27B", 48, n, gb_per_s);
+        print_gpu_net_times("9B",  32, n, gb_per_s);
+        print_gpu_conv_times("27B", 10240, n, gb_per_s);
+        print_gpu_conv_times("9B",  8192,  n, gb_per_s);
+    }
+}
+
+// ---------------------------------------------------------------- command line
+
+struct options {
+    std::vector<std::string> words;
+    std::string              device = "CPU";
+
+    options(int argc, char ** argv) {
+        for (int i = 1; i < argc; i++) {
+            const std::string word = argv[i];
+            if (word == "--quick") {
+                quick = true;
+            } else if (word == "--backend" && i + 1 < argc) {
+                device = argv[++i];
+            } else {
+                words.push_back(word);
+            }
+        }
+    }
+    std::string word(size_t i) const { return i < words.size() ? words[i] : ""; }
+    double number(size_t i, double otherwise) const { return i < words.size() ? atof(words[i].c_str()) : otherwise; }
+};
+
+static bool open_backends(const std::string & name, int n_threads) {
+    ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
+    if (!device) {
+        fprintf(stderr, "no device %s; there are:", name.c_str());
+        for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+            fprintf(stderr, " %s", ggml_backend_dev_name(ggml_backend_dev_get(i)));
+        }
+        fprintf(stderr, "\n");
+        return false;
+    }
+    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    on_gpu        = device != cpu;
+    backend       = open_backend(device, n_threads);
+    cpu_backend   = on_gpu ? open_backend(cpu, 1) : backend;
+    chain_backend = on_gpu ? backend : open_backend(cpu, 1);
+    return true;
+}
+
+static void run_check(const std::string & name) {
+    n_trees = 0;
+    checks.at(name)();
+    use_sched = false;
+    printf("%s ok: %d trees\n", name.c_str(), n_trees);
+    fflush(stdout);
+}
+
+static void run(const options & given) {
+    const std::string name = given.word(0);
+    if (name == "time" && on_gpu) {
+        print_gpu_times(given.number(1, 3350)); // an H100's
+    } else if (name == "time") {
+        print_times(given.number(2, 0.2));
+    } else if (name == "all") {
+        for (const auto & check : checks) {
+            run_check(check.first);
+        }
+    } else {
+        run_check(name);
+    }
+}
+
 int main(int argc, char ** argv) {
-    const std::string name = argc > 1 ? argv[1] : "";
-    const int n_threads = argc > 2 ? std::max(atoi(argv[2]), 1) : 1;
+    const options given(argc, argv);
+    const std::string name = given.word(0);
     if (name == "list") {
         for (const auto & check : checks) {
             printf("%s\n", check.first.c_str());
         }
         return 0;
     }
-    if (name == "abort" && argc > 2) {
-        build_wrong(argv[2]);
+    if (name == "abort" && !given.word(1).empty()) {
+        build_wrong(given.word(1));
         return 0;
     }
-    if (name != "time" && !checks.count(name)) {
-        fprintf(stderr, "usage: test-tree-ops list | NAME [THREADS] | abort NAME | time [THREADS]\n");
+    if (name != "time" && name != "all" && !checks.count(name)) {
+        fprintf(stderr, "usage: test-tree-ops list | NAME [THREADS] | all | abort NAME | time [THREADS [SECONDS]], with --backend DEVICE, --quick\n");
         return 2;
     }
-    ggml_backend_dev_t cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    backend = open_backend(cpu, n_threads);
-    chain_backend = open_backend(cpu, 1);
+    if (!open_backends(given.device, std::max((int) given.number(1, 1), 1))) {
+        return 2;
+    }
     try {
-        if (name == "time") {
-            print_times(argc > 3 ? atof(argv[3]) : 0.2);
-        } else {
-            checks.at(name)();
-            printf("ok: %d trees\n", n_trees);
-        }
+        run(given);
     } catch (const std::exception & e) {
         printf("FAILED: %s\n", e.what());
         fflush(stdout);
