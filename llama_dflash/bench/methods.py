@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import llama_cpp
 import numpy as np
@@ -146,9 +146,12 @@ class ServerError(ValueError):
 
 
 class LlamaServer:
-    """An unpatched llama-server, asked over HTTP. Times and counts are its own."""
+    """An unpatched llama-server, asked over HTTP. Times and counts are its own.
 
-    def __init__(self, models: Models, method: Method) -> None:
+    options: More of its command line.
+    """
+
+    def __init__(self, models: Models, method: Method, options: Sequence[str] = ()) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -164,6 +167,7 @@ class LlamaServer:
             layers = "all" if models.n_gpu_layers < 0 else str(models.n_gpu_layers)
             command += ["--gpu-layers", layers]
             command += [] if method.budget is None else ["--spec-draft-ngl", layers]
+        command += options
         folder = str(models.llama_server.resolve().parent)
         libraries = os.pathsep.join([folder, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])
         self._process = subprocess.Popen(

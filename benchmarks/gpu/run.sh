@@ -1,0 +1,196 @@
+#!/usr/bin/env bash
+# Builds, tests and measures on a GPU, and prints the tables: see README.md beside this file, or --help.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+
+usage() {
+    cat <<'TEXT'
+benchmarks/gpu/run.sh [OPTIONS]
+
+  --prefix DIR        holds an installed llama_dflash/ (default: build one with CUDA in build/gpu, which takes long)
+  --out DIR           results.json, tables.md, log.txt and more (default: build/gpu/out)
+  --steps LIST        of tests,ops,sanitizer,models,round,chain,chain-long,pairs,profile
+                      (default: all but chain-long)
+  --llama-server PATH an unpatched llama-server with CUDA, for chain and chain-long
+  --ops PATH          the program test-tree-ops (default: PREFIX/bin/test-tree-ops)
+  --synth PATH        synth_gguf.py, which writes the models (default: ../shared/tools/synth_gguf.py)
+  --models DIR        where the models are or are to be written, 22 GB (default: build/gpu/models)
+  --preset NAME       shape of the models: 27b, 9b, 4b, tiny (default: 27b)
+  --contexts LIST     tokens in memory, one measurement each (default: 512,32768,131072)
+  --threads N         default: 8
+  --n-gpu-layers N    0 tries everything out on a CPU (default: -1, all)
+  --python PATH       default: python3
+TEXT
+}
+
+prefix= out=$root/build/gpu/out models=$root/build/gpu/models synth=$root/../shared/tools/synth_gguf.py
+steps=tests,ops,sanitizer,models,round,chain,pairs,profile
+server= ops= preset=27b contexts=512,32768,131072 threads=8 layers=-1 python=python3
+while [ $# -gt 0 ]; do
+    case $1 in
+        --prefix|--out|--steps|--synth|--models|--preset|--contexts|--threads|--python|--ops) printf -v "${1#--}" %s "$2" ;;
+        --llama-server) server=$2 ;;
+        --n-gpu-layers) layers=$2 ;;
+        -h|--help) usage; exit ;;
+        *) echo "run.sh: $1 is no option" >&2; usage >&2; exit 2 ;;
+    esac
+    shift 2
+done
+mkdir -p "$out" "$models"
+out=$(cd "$out" && pwd) models=$(cd "$models" && pwd)
+log=$out/log.txt results=$out/results.json work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+: >"$log"
+
+# ---------------------------------------------------------------- steps
+
+wanted() { [[ ,$steps, == *,$1,* ]]; }
+
+# step NAME SECONDS COMMAND…: runs it with a limit; its output goes to the log. Never fails.
+step() {
+    local name=$1 limit=$2 status=0 started=$EPOCHREALTIME
+    shift 2
+    printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
+    timeout --kill-after=10 "$limit" "$@" >"$work/step.log" 2>&1 </dev/null || status=$?
+    cat "$work/step.log" >>"$log"
+    local seconds
+    seconds=$(awk "BEGIN { print $EPOCHREALTIME - $started }")
+    "$python" "$here/results.py" "$results" "$name" "$seconds" "$status"
+    printf '%s: exit status %s after %.0f s\n' "$name" "$status" "$seconds"
+    [ $status = 0 ] || tail -n 12 "$work/step.log" | cut -c1-200
+}
+
+build() {
+    local b=$root/build/gpu/cmake
+    cmake -S "$root" -B "$b" -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES="${CUDA_ARCHITECTURES:-native}" &&
+        cmake --build "$b" --parallel && cmake --build "$b" --parallel --target test-tree-ops &&
+        cmake --install "$b" --prefix "$prefix" && mkdir -p "$prefix/bin" &&
+        cp "$(find "$b" -name test-tree-ops -type f | head -1)" "$prefix/bin/"
+}
+if [ -z "$prefix" ]; then
+    prefix=$root/build/gpu/prefix
+    build 2>&1 | tee -a "$log" | grep -E '^\[|[Ee]rror' || true
+fi
+prefix=$(cd "$prefix" && pwd)
+if [ ! -d "$prefix/llama_dflash/lib" ]; then
+    echo "run.sh: no llama_dflash/lib in $prefix: give --prefix the folder that a build was installed into" >&2
+    exit 1
+fi
+if [ -f "$prefix/llama_dflash/__init__.py" ]; then
+    export PYTHONPATH=$prefix${PYTHONPATH:+:$PYTHONPATH}
+else # libraries alone: with the Python code of this checkout
+    export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} LLAMA_CPP_LIB_PATH=$prefix/llama_dflash/lib
+fi
+export PYTHONUNBUFFERED=1
+ops=${ops:-$prefix/bin/test-tree-ops}
+pair=(--target "$models/target.gguf" --drafter "$models/drafter.gguf")
+device=(--threads "$threads" --n-gpu-layers "$layers")
+
+tests() {
+    step tests 150 "$python" -m pytest -m gpu -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" "$root/tests"
+    grep -E '^(FAILED|ERROR)|passed|failed|skipped' "$work/step.log" | tail -n 25 | cut -c1-200 || true
+}
+
+on_device() { # what test-tree-ops is told
+    [ "$layers" = 0 ] || echo --backend CUDA0
+}
+
+run_ops() {
+    export LD_LIBRARY_PATH=$prefix/llama_dflash/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    local name
+    for name in $("$ops" list); do
+        # shellcheck disable=SC2046  # two words, or none
+        step "ops: $name" 40 "$ops" "$name" $(on_device)
+    done
+    # shellcheck disable=SC2046
+    step "ops: time" 60 "$ops" time $(on_device)
+    cp "$work/step.log" "$out/ops-time.txt"
+}
+
+sanitizer() {
+    local check=(compute-sanitizer --error-exitcode 9 --target-processes all) tool
+    [ "$layers" != 0 ] || check=(env) # tries out the commands alone
+    for tool in memcheck racecheck; do
+        [ "$layers" = 0 ] || check=(compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all)
+        # shellcheck disable=SC2046
+        [ ! -x "$ops" ] || step "$tool: ops" 60 env LD_LIBRARY_PATH="$prefix/llama_dflash/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
+            "${check[@]}" "$ops" special_trees_equal_the_chain_op_over_each_path $(on_device) --quick
+    done
+    [ -f "$work/tiny/target.gguf" ] || "$python" "$here/models.py" --synth "$synth" --preset tiny --out "$work/tiny" >>"$log"
+    [ "$layers" = 0 ] || check=(compute-sanitizer --tool memcheck --error-exitcode 9)
+    step "memcheck: rounds" 90 "${check[@]}" "$python" "$here/round.py" --target "$work/tiny/target.gguf" \
+        --drafter "$work/tiny/drafter.gguf" --context 96 --sizes 1,23 --turns 1 --rounds 3 --budgets 22 --lengths 4 \
+        "${device[@]}" --out "$work/sanitized.json"
+    grep -h 'ERROR SUMMARY' "$log" || true
+}
+
+round() {
+    local n kv more
+    for n in ${contexts//,/ }; do
+        kv=q4_0 more=(--budgets 22 --lengths 8.31,7.67 --sizes 1,8,16,23,32 --turns 2)
+        [ "$n" -ge 8192 ] || kv=f16 more=(--prefill-without)
+        [ "$n" -lt 131072 ] || more+=(--full-window)
+        [ "$n" -ge 131072 ] || more+=(--prefill-without)
+        step "round at $n" 200 "$python" "$here/round.py" "${pair[@]}" "${device[@]}" --context "$n" --kv $kv "${more[@]}" \
+            --verbose --out "$results"
+    done
+}
+
+chain() { # CTX KV PROMPT N_MAX
+    step "chain $4, window $1" 150 "$python" "$here/chain.py" --llama-server "$server" "${pair[@]}" "${device[@]}" \
+        --ctx "$1" --kv "$2" --prompt "$3" --n-max "$4" --out "$results"
+}
+
+pairs() {
+    local folder=$root/models
+    step pairs 120 "$python" "$root/benchmarks/bench.py" --target "$folder/tiny-qwen35.gguf" \
+        --draft-model "$folder/tiny-qwen35-dflash.gguf" --prompts "$here/prompts.jsonl" --max-tokens 128 \
+        --chain-budgets 7,15 --tree-budgets 8,15,22,auto --server-lengths 7,15 ${server:+--llama-server "$server"} \
+        "${device[@]}" --minutes 1 --out "$out/pairs.json" --markdown "$out/pairs.md"
+}
+
+profile() {
+    local kind ncu
+    for kind in plain batch verify; do
+        ncu=(env GGML_CUDA_DISABLE_GRAPHS=1 ncu --profile-from-start off --clock-control none --cache-control none
+            --metrics "$("$python" -c 'import kernels; print(",".join(kernels.METRICS))')"
+            --csv --page raw --print-units base --log-file "$work/$kind.csv")
+        [ "$layers" != 0 ] || ncu=(env)
+        step "profile: $kind" 60 "${ncu[@]}" "$python" "$here/kernels.py" run --target "$models/slice.gguf" --kind $kind \
+            "${device[@]}"
+        [ "$layers" = 0 ] || step "profile: $kind, sums" 10 "$python" "$here/kernels.py" sum --csv "$work/$kind.csv" \
+            --kind $kind --out "$results"
+    done
+}
+
+# ---------------------------------------------------------------- main
+
+missing_server() { echo "$1: left out, it needs --llama-server"; }
+
+! wanted models || step models 200 "$python" "$here/models.py" --synth "$synth" --preset "$preset" --out "$models"
+! wanted tests || tests
+if wanted ops; then
+    if [ -x "$ops" ]; then run_ops; else echo "ops: left out, no program $ops (--ops)"; fi
+fi
+! wanted sanitizer || sanitizer
+! wanted round || round
+if wanted chain; then
+    if [ -n "$server" ]; then
+        chain 4096 f16 512 0
+        chain 4096 f16 512 15
+        chain 131072 q4_0 512 15
+    else missing_server chain; fi
+fi
+if wanted chain-long; then
+    if [ -n "$server" ]; then
+        chain 36864 q4_0 32768 0
+        chain 36864 q4_0 32768 15
+    else missing_server chain-long; fi
+fi
+! wanted pairs || pairs
+! wanted profile || (cd "$here" && profile)
+
+echo
+"$python" "$here/tables.py" "$results" | tee "$out/tables.md"
+[ ! -f "$out/pairs.md" ] || { echo; cat "$out/pairs.md"; }

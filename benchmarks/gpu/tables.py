@@ -1,0 +1,136 @@
+"""Prints a result file as tables.
+
+    python benchmarks/gpu/tables.py results.json
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import results
+
+NONE = "–"
+HEAD_OF_ROUNDS = ["budget, length", "ms", "most", "tokens/s", "/ batch", "draft", "build", "verify", "sample", "commit",
+                  "other", "not forwards", "draft share"]
+LABEL = """\
+Random weights of the real shape; accepted tokens are made up, so tokens per second are projections, and texts mean nothing.
+"""
+
+
+def cell(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def forward_ms(found: dict[str, Any], kind: str, n: int) -> float | None:
+    return next((e["ms"] for e in found.get("forwards", []) if (e["kind"], e["n"]) == (kind, n)), None)
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    return None if a is None or not b else a / b
+
+
+def forwards(found: dict[str, Any]) -> str:
+    """Milliseconds; times plain decoding; times the batch of as many tokens whose rows come to the host alike."""
+    plain = forward_ms(found, "batch, one", 1)
+    rows = []
+    for n in sorted({e["n"] for e in found["forwards"]}):
+        one, all_, whole, best = (forward_ms(found, kind, n) for kind in ("batch, one", "batch, all", "verify, all", "verify, best"))
+        rows.append([str(n), *map(cell, (one, all_, whole, best)), cell(ratio(all_, plain)), cell(ratio(best, plain)),
+                     cell(ratio(whole, all_), 3), cell(ratio(best, all_), 3), cell(ratio(best, one), 3)])
+    head = ["n", "batch, 1 row", "batch, n rows", "verify, n rows", "verify, best", "batch n rows / plain",
+            "verify best / plain", "verify n rows / batch n rows", "verify best / batch n rows", "verify best / batch 1 row"]
+    return markdown(head, rows)
+
+
+def rounds(found: dict[str, Any]) -> str:
+    """Medians. "/ batch": the round over llama_decode of as many tokens (the root included), all rows to the host."""
+    rows = []
+    for r in found["rounds"]:
+        phases = r["phases_ms"]
+        rest = sum(phases.values()) - phases["draft"] - phases["verify"]
+        batch = forward_ms(found, "batch, all", r["budget"] + 1)
+        rows.append([f"{r['budget']}, {r['length']:.2f}", cell(r["ms"]), cell(r["ms_most"]), cell(r["tokens_per_second"], 1),
+                     cell(ratio(r["ms"], batch), 3), *map(cell, phases.values()),
+                     f"{100 * rest / r['ms']:.1f}%", f"{100 * phases['draft'] / r['ms']:.1f}%"])
+    return markdown(HEAD_OF_ROUNDS, rows)
+
+
+def bars(found: dict[str, Any]) -> str:
+    """What was asked for, at budget 22 and the main acceptance length."""
+    r = next((r for r in found["rounds"] if r["budget"] == 22), None)
+    batch, verify = forward_ms(found, "batch, all", 23), forward_ms(found, "verify, best", 23)
+    if r is None or not batch:
+        return "no round of budget 22, or no batch of 23 tokens, was measured"
+    phases = r["phases_ms"]
+    rest = sum(phases.values()) - phases["draft"] - phases["verify"]
+    limits = [("round / batch of 23", r["ms"] / batch, 1.14), ("verify(23) / batch of 23", ratio(verify, batch), 1.05),
+              ("not draft or verify, of the round", rest / r["ms"], 0.06), ("draft, of the round", phases["draft"] / r["ms"], 0.12)]
+    memory = found.get("memory_mib", {}).get("peak")
+    if memory is not None and found["context"] >= 131072:
+        limits.append(("peak GPU memory, GiB", memory / 1024, 24.0))
+    return markdown(["", "measured", "at most", ""],
+                    [[name, cell(value, 3), cell(most), "yes" if value <= most else "**no**"] for name, value, most in limits if value])
+
+
+def context_facts(found: dict[str, Any]) -> str:
+    facts = [f"{found['filled']} tokens in memory"]
+    for key, words in (("prefill_with_drafter_seconds", "with the drafter"), ("prefill_without_drafter_seconds", "without")):
+        if found.get(key):
+            facts.append(f"prompt {words}: {found[key]:.2f} s, {found['filled'] / found[key]:.0f} tokens/s")
+    return "; ".join(facts) + "."
+
+
+def memory(content: dict[str, Any]) -> str:
+    """MiB of the GPU beyond what was in use before."""
+    entries = {f"llama-dflash, {f['kv']}, {f['context']} tokens": f for f in content.get("contexts", {}).values()}
+    entries.update({f"llama-server, {name}": f for name, f in content.get("llama-server", {}).items()})
+    moments = ["after loading", "after the prompt", "after the rounds", "peak"]
+    rows = [[name, *(cell(f["memory_mib"].get(m), 0) for m in moments)] for name, f in entries.items() if "memory_mib" in f]
+    return markdown(["MiB", *moments], rows)
+
+
+def server(content: dict[str, Any]) -> str:
+    rows = [[name, cell(f["tokens_per_second"], 1), cell(f["ms_per_token"]), cell(f.get("ms")), cell(f.get("length"))]
+            for name, f in content["llama-server"].items()]
+    return markdown(["llama-server", "tokens/s", "ms a token", "ms a round", "length"], rows)
+
+
+def kernels(found: dict[str, Any]) -> str:
+    total = sum(k["us"] for k in found["kernels"])
+    rows = [[f"`{k['kernel'][:60]}`", str(k["launches"]), cell(k["us"], 0), f"{100 * k['us'] / total:.1f}%", cell(k["mb"], 1),
+             cell(k["mb"] / max(k["us"], 1e-9) * 1e3, 0), f"{k['bandwidth_percent']:.0f}%"] for k in found["kernels"][:16]]
+    return markdown(["kernel", "launches", "µs", "of all", "MB", "GB/s", "of peak"], rows)
+
+
+def steps(content: dict[str, Any]) -> str:
+    rows = [[name, "done" if s["exit"] == 0 else "out of time" if s["exit"] in (124, 137) else f"**failed ({s['exit']})**",
+             f"{s['seconds']:.0f} s"] for name, s in content["steps"].items()]
+    return markdown(["step", "", "took"], rows)
+
+
+def page(content: dict[str, Any]) -> str:
+    parts = [LABEL]
+    for found in content.get("contexts", {}).values():
+        parts.append(f"## {found['context']} tokens of {found['kv']} KV ({found['device'] or 'no GPU'})\n\n{context_facts(found)}")
+        parts.append(rounds(found))
+        if "forwards" in found:
+            parts += [forwards(found), bars(found)]
+    for section, table in (("llama-server", server), ("contexts", memory)):
+        if section in content:
+            parts.append(table(content))
+    for name, found in content.get("kernels", {}).items():
+        parts.append(f"## Kernels: {name}, {found['layers']} layers\n\n{kernels(found)}")
+    if "steps" in content:
+        parts.append(steps(content))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(results.read(Path(sys.argv[1]))))
