@@ -18,6 +18,19 @@ def logits_after(plain, tokens) -> np.ndarray:
     return plain.scores[plain.n_tokens - 1].copy()
 
 
+def measured_tolerance(plain, tokens) -> float:
+    """Twice what the five best tokens' logits differ by when plain decoding evaluates `tokens` at once and one by one:
+    the rounding of batches, which is the backend's. `plain` keeps all logits."""
+    plain.reset()
+    plain.eval(tokens)
+    at_once = plain._scores.copy()
+    plain.reset()
+    for token in tokens:
+        plain.eval([token])
+    best = np.argsort(at_once, axis=1)[:, -5:]
+    return 2 * np.abs(np.take_along_axis(at_once - plain._scores, best, axis=1)).max()
+
+
 def assert_same_text(plain, prompt, a, b, tolerance=TOLERANCE) -> None:
     """The texts a and b after `prompt` are equal, or part where plain decoding's two best tokens are as good as equal."""
     for i, (x, y) in enumerate(zip(a, b)):

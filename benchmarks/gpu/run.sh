@@ -87,9 +87,14 @@ ops=${ops:-$prefix/bin/test-tree-ops}
 pair=(--target "$models/target.gguf" --drafter "$models/drafter.gguf")
 device=(--threads "$threads" --n-gpu-layers "$layers")
 
-tests() {
-    step tests 150 "$python" -m pytest -m gpu -q -p no:cacheprovider --rootdir "$root" -c "$root/pyproject.toml" "$root/tests"
-    grep -E '^(FAILED|ERROR)|passed|failed|skipped' "$work/step.log" | tail -n 25 | cut -c1-200 || true
+tests() { # each folder by itself: their conftest.py have the same name
+    local parallel=() folder
+    ! "$python" -c 'import xdist' 2>/dev/null || parallel=(-n 4)
+    for folder in tree python; do
+        step "tests/$folder" 180 "$python" -m pytest -m gpu -q -p no:cacheprovider ${parallel[@]+"${parallel[@]}"} \
+            --durations 5 --rootdir "$root" -c "$root/pyproject.toml" "$root/tests/$folder"
+        grep -E '^(FAILED|ERROR|SKIPPED)|passed|failed|skipped' "$work/step.log" | tail -n 25 | cut -c1-200 || true
+    done
 }
 
 on_device() { # what test-tree-ops is told

@@ -30,9 +30,10 @@ class Pair:
         return DFlashDraft(self.drafter, **settings)
 
 
-def write_pair(folder: Path, arch: str = "llama", seed: int = 0, **drafter) -> Pair:
+def write_pair(folder: Path, arch: str = "llama", seed: int = 0, sizes: dict = {}, **drafter) -> Pair:
+    """sizes: of the target, as write_hybrid() or write_target() takes them."""
     write = models.write_hybrid if arch in models.HYBRIDS else models.write_target
-    target = write(folder / f"{arch}-{seed}.gguf", arch, seed=seed)
+    target = write(folder / f"{arch}-{seed}.gguf", arch, seed=seed, **sizes)
     drafter_models.make_predictable(target)
     return Pair(target, drafter_models.write_drafter(folder / f"{arch}-{seed}-dflash.gguf", target, **drafter))
 

@@ -4,10 +4,9 @@ import itertools
 import json
 from pathlib import Path
 
-import jsonschema
 import numpy as np
 import pytest
-from same_text import assert_same_text
+from same_text import assert_same_text, measured_tolerance
 
 from llama_dflash import DFlashDraft, Llama, demo
 
@@ -20,7 +19,8 @@ QUESTION = [{"role": "user", "content": "A box holds 12 pencils. How many pencil
 class Models:
     """A shipped pair, and its `Llama` objects by their drafts."""
 
-    def __init__(self, pair):
+    def __init__(self, pair, n_gpu_layers):
+        self.n_gpu_layers = n_gpu_layers
         self.target = demo.find_target(pair)
         self.drafter = demo.find_shipped(pair.drafter)
         (self.reference,) = FIXTURES.glob(f"*/{Path(pair.drafter).stem.removesuffix('-dflash')}.npz")
@@ -30,18 +30,23 @@ class Models:
         key = tuple(draft.items())
         if key not in self.objects:
             model = DFlashDraft(self.drafter, **draft) if draft else None
-            settings = dict(n_ctx=1024, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False, logits_all=model is None)
+            settings = dict(n_ctx=1024, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False)
+            settings.update(logits_all=model is None, n_gpu_layers=self.n_gpu_layers)
             self.objects[key] = Llama(str(self.target), draft_model=model, **settings)
         self.objects[key].reset()
         return self.objects[key]
 
 
-@pytest.fixture(scope="module", params=demo.PAIRS)
+WHERE = [(pair, 0) for pair in demo.PAIRS] + [pytest.param((pair, -1), marks=pytest.mark.gpu) for pair in demo.PAIRS]
+
+
+@pytest.fixture(scope="module", params=WHERE, ids=lambda where: f"{where[0]}{'-gpu' if where[1] else ''}")
 def models(request):
+    pair, n_gpu_layers = request.param
     try:
-        models = Models(demo.PAIRS[request.param])
+        models = Models(demo.PAIRS[pair], n_gpu_layers)
     except demo.Missing as missing:
-        if not demo.PAIRS[request.param].is_package:
+        if not demo.PAIRS[pair].is_package:
             raise  # it ships with the project
         pytest.skip(str(missing))
     yield models
@@ -51,20 +56,9 @@ def models(request):
 
 @pytest.fixture(scope="module")
 def tolerance(models):
-    """Twice what the best tokens' logits differ by when plain decoding evaluates CODE at once and token by token.
-
-    Measured, as it is the backend's: 0 for Q4_1 with flash attention on an x86 CPU, 1.2 without flash attention.
-    """
+    """Measured: 0 for Q4_1 with flash attention on an x86 CPU, 1.2 without flash attention."""
     plain = models.load()
-    tokens = plain.tokenize((CODE * 2).encode(), add_bos=False)
-    plain.reset()
-    plain.eval(tokens)
-    at_once = plain._scores.copy()
-    plain.reset()
-    for token in tokens:
-        plain.eval([token])
-    best = np.argsort(at_once, axis=1)[:, -5:]
-    return 2 * np.abs(np.take_along_axis(at_once - plain._scores, best, axis=1)).max()
+    return measured_tolerance(plain, plain.tokenize((CODE * 2).encode(), add_bos=False))
 
 
 def greedy(llm, text, n):
@@ -95,6 +89,7 @@ def test_a_tree_accepts_at_least_as_much_as_a_chain(models):
 
 
 def test_a_chat_answers_in_json(models):
+    jsonschema = pytest.importorskip("jsonschema")
     schema = {"type": "object", "properties": {"pencils": {"type": "integer"}}, "required": ["pencils"]}
     answer = models.load(budget=15, mode="tree").create_chat_completion(
         QUESTION, temperature=0.0, max_tokens=100, response_format={"type": "json_object", "schema": schema}

@@ -53,10 +53,11 @@ class Config:
     swa_full: bool = False
     n_seq: int = 1
     n_rs_seq: int = 0
+    n_gpu_layers: int = 0
 
     def __str__(self) -> str:
         kv = {llama_cpp.GGML_TYPE_F16: "f16", llama_cpp.GGML_TYPE_Q8_0: "q8_0", llama_cpp.GGML_TYPE_Q4_0: "q4_0"}[self.kv]
-        return f"{self.arch}-{'flash' if self.flash else 'noflash'}-{kv}{'-swafull' if self.swa_full else ''}"
+        return f"{self.arch}-{'flash' if self.flash else 'noflash'}-{kv}{'-swafull' if self.swa_full else ''}{'-gpu' if self.n_gpu_layers else ''}"
 
 
 class Context:
@@ -64,7 +65,7 @@ class Context:
 
     def __init__(self, model_path: Path, config: Config, n_ctx: int = 512):
         params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = 0
+        params.n_gpu_layers = config.n_gpu_layers
         self.model = llama_cpp.llama_model_load_from_file(str(model_path).encode(), params)
         assert self.model, f"{model_path} does not load"
         c = llama_cpp.llama_context_default_params()

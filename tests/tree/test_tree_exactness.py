@@ -24,6 +24,13 @@ CONFIGS = [
     *[Config(arch, flash) for arch in HYBRIDS for flash in (False, True)],
     Config("qwen35", True, Q8),
 ]
+ON_GPU = [
+    *[Config("llama", flash, n_gpu_layers=-1) for flash in (False, True)],
+    *[Config(arch, True, n_gpu_layers=-1) for arch in ("gemma3", *HYBRIDS)],
+    *[Config(arch, True, Q4, n_gpu_layers=-1) for arch in ("llama", "qwen35")],
+]
+# head sizes for which GPU backends have kernels: with others, those of the CPU would be tested once more
+GPU_SIZES = {"qwen35": dict(head_dim=128, state_size=128), **{arch: dict(head_dim=64, state_size=64) for arch in HYBRIDS[1:]}}
 PROMPT = [(7 * i * i + 3 * i) % 300 for i in range(40)]  # longer than gemma3's window
 
 
@@ -68,12 +75,14 @@ def pair(tmp_path_factory):
 
     @functools.lru_cache(maxsize=None)
     def get(config: Config) -> Pair:
-        path = folder / f"{config.arch}.gguf"
+        on_gpu = config.n_gpu_layers != 0
+        path = folder / f"{config.arch}{'-gpu' if on_gpu else ''}.gguf"
         if not path.exists():
+            sizes = GPU_SIZES.get(config.arch, dict(head_dim=64)) if on_gpu else {}
             if config.arch in HYBRIDS:
-                write_hybrid(path, config.arch, n_expert=2)  # both are used: rounding can't choose another expert
+                write_hybrid(path, config.arch, n_expert=2, **sizes)  # both are used: rounding can't choose another expert
             else:
-                write_target(path, config.arch)
+                write_target(path, config.arch, **sizes)
         return Pair(path, config)
 
     return get
@@ -87,7 +96,8 @@ def every_config(function):
         phases=[Phase.generate],  # shrinking a hundred rounds takes minutes and shows little
         suppress_health_check=list(HealthCheck),
     )(function)
-    return pytest.mark.parametrize("config", CONFIGS, ids=str)(function)
+    configs = [*CONFIGS, *(pytest.param(config, marks=pytest.mark.gpu) for config in ON_GPU)]
+    return pytest.mark.parametrize("config", configs, ids=str)(function)
 
 
 def assert_close(a: np.ndarray, b: np.ndarray, tolerance: float) -> None:
