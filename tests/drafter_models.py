@@ -56,7 +56,7 @@ def write_drafter(
     more: adds further metadata.
     reduced: the tokens that a head of the drafter's own knows (a reduced draft vocabulary); None: the target's head.
     head: "markov" makes a DSpark drafter, "selector" a DFlash2 one, with weights of head_std.
-    head_type: of a Markov head's matrices, by its name in gguf: "f32", "f16", "q8_0".
+    head_type: of a Markov head's matrices, by its name in gguf: "f32", "q8_0", …
     top_k: candidates of a selector.
     """
     shape = target_shape(target)

@@ -142,7 +142,7 @@ def test_a_markov_heads_tree_is_that_of_its_weights(loaded, budget, from_anchor,
         assert list(branches(draft(llm))) == list(expected)
 
 
-@pytest.mark.parametrize("kind", ["f16", "q8_0"])
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q4_0"])
 def test_a_markov_head_may_be_quantised(loaded, load, target, tmp_path, kind):
     """With the weights as they are after quantising, the probabilities are those of the F32 head but for rounding of the
     product, which quantises the parents' rows too."""
@@ -288,13 +288,16 @@ def headed_pair(request, tmp_path_factory):
     return Pair(target, write_drafter(folder / "drafter.gguf", target, head=head, head_std=0.1))
 
 
-@pytest.mark.parametrize("settings", [dict(budget=4), dict(budget=12), dict(budget=32), dict(), dict(budget=7, mode="chain")], ids=str)
+FIXED = [dict(budget=4), dict(budget=12), dict(budget=32), dict(budget=7, mode="chain")]
+
+
+@pytest.mark.parametrize("settings", [*FIXED, dict(), dict(budget=12, device_outputs=True)], ids=str)
 def test_greedy_text_is_plain_decodings(kept, headed_pair, settings):
     plain = kept(headed_pair, logits_all=True)
     llm = kept(headed_pair, headed_pair.draft(**settings))
     a, b = (list(itertools.islice(one.generate(PROMPT, temp=0.0), 80)) for one in (plain, llm))
     assert_same_text(plain, PROMPT, a, b)
-    assert "budget" not in settings or llm.speculative_stats.accepted > 10
+    assert not settings or llm.speculative_stats.accepted > 10
     if settings.get("budget") == 32:
         assert max(np.bincount(np.array(llm.last_tree.parents[1:]))) > 1, "a tree, or this test shows nothing"
 
@@ -321,12 +324,82 @@ def test_a_saved_state_drafts_the_same_tree(kept, headed_pair):
     assert np.allclose(first.logprobs, again.logprobs, atol=1e-4)
 
 
+def test_the_trees_are_the_same_wherever_features_and_outputs_are(load, headed_pair):
+    trees = []
+    for device_outputs in (False, True):
+        llm = load(headed_pair, headed_pair.draft(budget=20, device_outputs=device_outputs))
+        llm.eval(PROMPT)
+        trees.append(draft(llm))
+    assert list(trees[0].tokens) == list(trees[1].tokens) and list(trees[0].parents) == list(trees[1].parents)
+
+
 def test_no_more_tokens_are_drafted_than_wanted(kept, headed_pair):
     llm = kept(headed_pair, headed_pair.draft(budget=20))
     for n_max in (1, 2, 3):
         llm.reset()
         llm.eval(PROMPT)
         assert len(list(branches(draft(llm, n_max=n_max)))[-1]) <= n_max - 1
+
+
+# ---------------------------------------------------------------- what it is for
+
+
+def what_follows(llm, n_texts=6):
+    """The mean log-probabilities [last, next] of the favourites in the target's own texts, NaN where one is never last."""
+    favourites = list(FAVOURITES)
+    rows = {token: [] for token in favourites}
+    for seed in range(n_texts):
+        llm.reset()
+        llm.set_seed(seed)
+        text = [*PROMPT, *itertools.islice(llm.generate(PROMPT, temp=1.0), 200)]
+        for i in range(len(PROMPT), len(text) - 1):
+            if text[i] in rows:
+                rows[text[i]].append(log_softmax(llm.scores[i])[favourites])
+    return np.array([np.mean(rows[t], axis=0) if rows[t] else [np.nan] * len(favourites) for t in favourites])
+
+
+def teach(drafter, bias):
+    """Writes a head whose term is bias [last, next] between favourites, 0 for all other pairs."""
+    tensors = {t.name: t for t in gguf.GGUFReader(str(drafter), "r+").tensors}
+    before, after = (
+        ("markov_w1.weight", "markov_w2.weight")
+        if "markov_w1.weight" in tensors
+        else ("selector_predecessor.weight", "selector_successor.weight")
+    )
+    for i, token in enumerate(FAVOURITES):
+        tensors[before].data[token, i] = 1.0
+        tensors[after].data[list(FAVOURITES), i] = bias[i]
+    if "selector_hidden.weight" in tensors:  # the hidden state is nearly sqrt(n_embd) times the first axis
+        tensors["selector_hidden.weight"].data[:, 0] = tensors["selector_hidden.weight"].data.shape[1] ** -0.5
+    for tensor in tensors.values():
+        tensor.data.flush()
+
+
+def acceptance_length(llm):
+    rounds = tokens = 0
+    for seed in range(20):
+        llm.set_seed(seed)
+        list(itertools.islice(llm.generate([*PROMPT, 48 + seed % 6], temp=1.0), 60))
+        rounds += llm.speculative_stats.rounds
+        tokens += llm.speculative_stats.tokens
+    return tokens / rounds
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_knows_what_follows_what_accepts_more(load, tmp_path, head):
+    target = make_predictable(write_target(tmp_path / "target.gguf", seed=5))
+    drafters = [
+        write_drafter(tmp_path / f"{name}.gguf", target, head=head, head_std=0.0, top_k=6) for name in ("plain", "taught")
+    ]
+    pairs = [Pair(target, drafter) for drafter in drafters]
+    llm = load(pairs[0], pairs[0].draft(budget=4))
+    llm.eval(PROMPT)
+    without = llm._engine.logprobs(ROOT, len(PROMPT), 4, N_VOCAB)[2][list(FAVOURITES)]
+    teach(drafters[1], np.nan_to_num(what_follows(load(pairs[0], logits_all=True)) - without))
+    settings = [dict(budget=16), dict(budget=16, mode="chain")]
+    plain, taught = ([acceptance_length(load(pair, pair.draft(**s))) for s in settings] for pair in pairs)
+    assert taught[0] > 1.3 * plain[0] and taught[1] > 1.2 * plain[1]
+    assert taught[0] > taught[1] and plain[0] > plain[1], "a tree accepts more than a chain"
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "huge", "zero"])
