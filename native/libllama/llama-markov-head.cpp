@@ -24,6 +24,9 @@ struct llama_markov_head {
     std::vector<int32_t> ids; // of the rows of a reduced head, empty if it has the whole vocabulary
 
     ggml_backend_sched_ptr sched;
+
+    // of the last graph: in one place, so that a GPU's backend, which knows graphs by it, sees one that changes and not many
+    std::vector<uint8_t> arena = std::vector<uint8_t>(n_graph*ggml_tensor_overhead() + ggml_graph_overhead_custom(n_graph, false));
 };
 
 llama_markov_head * llama_markov_head_take(llama_model * model) {
@@ -79,7 +82,7 @@ int32_t llama_markov_head_children(
     if (base == nullptr || row >= base->ne[1]) {
         return -1;
     }
-    ggml_context_ptr graph(ggml_init({ n_graph*ggml_tensor_overhead() + ggml_graph_overhead_custom(n_graph, false), nullptr, true }));
+    ggml_context_ptr graph(ggml_init({ head->arena.size(), head->arena.data(), true }));
     ggml_context * ctx0 = graph.get();
 
     ggml_tensor * inp_parents = new_input(ctx0, n_parents);

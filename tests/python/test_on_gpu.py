@@ -7,6 +7,8 @@ import pytest
 from conftest import write_pair
 from same_text import assert_same_text, measured_tolerance
 
+from llama_cpp import _internals as internals
+
 pytestmark = pytest.mark.gpu
 
 ON_GPU = dict(n_gpu_layers=-1)
@@ -69,6 +71,41 @@ def test_the_drafter_predicts_on_the_gpu_what_it_predicts_on_the_cpu(kept, gpu_p
         probabilities.append(np.exp(llm._engine.logprobs(ord("0"), len(LONG), 15, llm.n_vocab())))
     assert probabilities[0].max() > 0.1, "it predicts something, or this test shows nothing"
     assert np.abs(probabilities[0] - probabilities[1]).max() < 0.02
+
+
+@pytest.fixture(scope="module", params=itertools.product(["markov", "selector"], ["llama", "qwen35"]), ids="-".join)
+def headed_pair(request, tmp_path_factory):
+    """Of DSpark and DFlash2 drafters."""
+    head, arch = request.param
+    seed, sizes = TARGETS[arch]
+    return write_pair(tmp_path_factory.mktemp("heads"), arch, seed, sizes, head_dim=64, head=head, head_std=0.1)
+
+
+@pytest.mark.parametrize("draft", [dict(budget=8), dict(budget=22), dict(budget="auto"), dict(budget=12, mode="chain"),
+                                   dict(budget=12, device_outputs=False), dict(budget=12, n_gpu_layers=0)], ids=str)
+def test_greedy_text_of_a_drafter_with_a_head_is_plain_decodings(kept, headed_pair, draft):
+    plain = kept(headed_pair, logits_all=True, **ON_GPU)
+    tolerance = measured_tolerance(plain, LONG)
+    llm = kept(headed_pair, headed_pair.draft(**draft), **ON_GPU)
+    assert_same_text(plain, PROMPT, greedy(plain), greedy(llm), tolerance)
+    assert draft["budget"] == "auto" or llm.speculative_stats.accepted > 0
+
+
+def test_a_head_scores_branches_on_the_gpu_as_on_the_cpu(kept, headed_pair):
+    found = []
+    for n_gpu_layers in (0, -1):
+        llm = kept(headed_pair, headed_pair.draft(budget=30), n_gpu_layers=n_gpu_layers)
+        llm.eval(LONG)
+        sampler = internals.LlamaSampler()
+        sampler.add_greedy()
+        _, tree = llm._engine.round(sampler.sampler, ord("0"), len(LONG), greedy=True, n_max=100)
+        paths = [()]
+        for parent, token in zip(tree.parents[1:], tree.tokens[1:]):
+            paths.append((*paths[parent], token))
+        found.append(dict(zip(paths, np.exp(tree.logprobs))))
+    both = found[0].keys() & found[1].keys()
+    assert len(both) > 20, "branches that are nearly as good as the last one may differ"
+    assert max(abs(found[0][path] - found[1][path]) for path in both) < 0.02
 
 
 def test_a_saved_state_goes_on_as_plain_decoding_does(load, gpu_pair, plain, tolerance):
