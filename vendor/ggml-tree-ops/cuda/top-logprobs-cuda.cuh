@@ -1,7 +1,7 @@
 // ggml_top_logprobs() (ggml-top-logprobs.h) in ggml's CUDA backend.
 #pragma once
 
-#include "common.cuh"
+#include "ggml-cuda/common.cuh"
 
 bool ggml_cuda_supports_top_logprobs(const ggml_tensor * op);
 
