@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from llama_cpp.server.errors import ErrorResponse, RouteErrorHandler
 
 from .client import ClientWentAway
+from .requests import WrongRequest
 
 _upstreams = RouteErrorHandler.error_message_wrapper
 _MOST_REASONS = 6  # a message of no known form fails in as many ways as there are forms
@@ -20,6 +21,8 @@ def error_message(handler: Any, error: Exception, body: Any = None) -> Tuple[int
     """The status and the error of an answer; takes the place of upstream's RouteErrorHandler.error_message_wrapper."""
     if isinstance(error, ClientWentAway):
         return 499, _request_error(str(error))  # nobody sees it
+    if isinstance(error, WrongRequest):
+        return 400, _request_error(str(error))
     if not isinstance(error, RequestValidationError):
         return _upstreams(handler, error, body)
     reasons = dict.fromkeys(_reason(found) for found in error.errors())

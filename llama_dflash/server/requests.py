@@ -15,6 +15,10 @@ Receive = Callable[[], Awaitable[Message]]
 _n_choices = Field(default=1, ge=1, le=128, description="How many texts to write: one after the other.")
 
 
+class WrongRequest(ValueError):
+    """A request that can't be answered, as only the model knows."""
+
+
 class StreamOptions(BaseModel):
     include_usage: Optional[bool] = Field(default=False, description="End a stream with a chunk that says its usage.")
 

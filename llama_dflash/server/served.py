@@ -13,6 +13,7 @@ from ..chunks import Chunk, of_whole_answer, with_openais_tool_calls
 from ..llama import Llama
 from .choices import Request, Usage, joined, one_each, one_stream, sum_of
 from .client import check_client
+from .requests import WrongRequest
 
 # upstream's error where the model chooses a tool in a stream (chat format chatml-function-calling): its call comes whole
 _NOT_STREAMED = "Automatic streaming tool choice is not supported"
@@ -137,6 +138,8 @@ class ServedLlama(Llama):
         """Yields the tokens of the stock generator and times it."""
         timings, self._n_evaluated = self._timings, 0
         n_prompt, n_sampled = len(tokens), 0
+        if n_prompt == 0:
+            raise WrongRequest("the prompt is empty, and this model has no token that begins a text: give it some text")
         generator = super().generate(tokens, *args, **kwargs)
         started = time.perf_counter()
         try:

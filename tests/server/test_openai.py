@@ -141,6 +141,8 @@ def test_a_developer_is_heard_as_the_system(same):
         (complete(prompt=[[1, 2, 3]]), "valid string", "prompt"),
         (chat(messages=[{"role": "poet", "content": "0"}]), "'system'", "messages.0"),
         (complete(max_tokens="many"), "valid integer", "max_tokens"),
+        (complete(prompt=""), "the prompt is empty", None),
+        (complete(prompt=[]), "the prompt is empty", None),
         (complete(n=0, stream=True), "greater than or equal to 1", "n"),
     ],
 )
