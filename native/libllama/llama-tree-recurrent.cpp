@@ -117,6 +117,9 @@ ggml_tensor * llm_build_delta_net_base::build_tree_attn(
     const auto & kept = inp->tree_kept->at(il);
     const int64_t n_nodes = v->ne[2];
 
+    for (ggml_tensor * input : { q, k, v, g, b }) { // before the copies, so that these follow one another: one launch on a GPU
+        ggml_build_forward_expand(gf, input);
+    }
     keep(ctx0, gf, k, kept.k,    2, n_nodes);
     keep(ctx0, gf, v, kept.v,    2, n_nodes);
     keep(ctx0, gf, g, kept.g,    2, n_nodes);

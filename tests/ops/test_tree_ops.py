@@ -17,6 +17,7 @@ CHECKS = [
     "a_silu_after_the_convolution_is_fused_on_a_gpu",
     "a_wrong_parent_or_value_is_noticed",
     "chain_of_all_sequences_equals_the_chain_op",
+    "copies_in_a_row_keep_their_order",
     "indices_out_of_range_are_harmless",
     "plans_for_a_gpu_find_every_parents_state",
     "random_trees_equal_the_chain_op_over_each_path",

@@ -10,6 +10,7 @@
 
 #include "ggml-cuda/unary.cuh"
 #include "ggml-tree-ops.h"
+#include "small-copies-cuda.cuh"
 #include "tree-plan.h"
 
 #include <algorithm>
@@ -521,6 +522,7 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(const conv_ar
         for (int tap = 0; tap < D_CONV; tap++) {
             sum = fmaf(x[tap], kernel[tap], sum);
         }
+        sum += 0.0f; // a bias that is not there, in the chain kernel: no -0
         out[(int64_t) node*a.n_channels] = SILU ? ggml_cuda_op_silu_single(sum) : sum;
     }
 }
@@ -615,5 +617,5 @@ int ggml_cuda_tree_op_try_fuse(ggml_backend_cuda_context & ctx, const ggml_cgrap
         start_conv(ctx, graph->nodes[i], graph->nodes[i + 1]);
         return 1;
     }
-    return 0;
+    return ggml_cuda_fuse_small_copies(ctx, graph, i);
 }

@@ -983,6 +983,41 @@ static void a_silu_after_the_convolution_is_fused_on_a_gpu() {
     });
 }
 
+// Copies among a few tensors, some of what others have just written: a backend may start several at once only where that
+// makes no difference.
+static void copies_in_a_row_keep_their_order() {
+    many(300, [] {
+        const int size = 4096, n_stores = random_int(2, 12), n_copies = random_int(1, 20);
+        graph g;
+        std::vector<ggml_tensor *> stores;
+        std::vector<floats> expected;
+        for (int i = 0; i < n_stores; i++) {
+            expected.push_back(random_floats(size, -1, 1));
+            stores.push_back(g.floats_of({ size }, expected.back()));
+        }
+        for (int copy = 0; copy < n_copies; copy++) {
+            const int from = random_int(0, n_stores - 1), to = random_int(0, n_stores - 1);
+            if (from == to) {
+                continue;
+            }
+            const int ne[] = { random_int(1, 40), random_int(1, 6), random_int(1, 4) };
+            const int stride1 = ne[0] + random_int(0, 8), stride2 = random_int(0, 2) ? stride1*ne[1] + random_int(0, 8) : 1;
+            const int src_at = random_int(0, size - (40 + 8)*6*4 - 8*4), dst_at = random_int(0, size - 40*6*4);
+            const size_t f = sizeof(float);
+            ggml_tensor * src = ggml_view_3d(g.ctx, stores[from], ne[0], ne[1], ne[2], stride1*f, stride2*f, src_at*f);
+            ggml_tensor * dst = ggml_view_3d(g.ctx, stores[to], ne[0], ne[1], ne[2], ne[0]*f, ne[0]*ne[1]*f, dst_at*f);
+            g.result(ggml_cpy(g.ctx, src, dst));
+            for (int i = 0; i < ne[0]*ne[1]*ne[2]; i++) {
+                expected[to][dst_at + i] = expected[from][src_at + i % ne[0] + i / ne[0] % ne[1]*stride1 + i / (ne[0]*ne[1])*stride2];
+            }
+        }
+        g.compute();
+        for (size_t i = 0; i < stores.size(); i++) {
+            expect_same(graph::read(stores[i]).data(), expected[i].data(), size, "tensor " + std::to_string(i));
+        }
+    });
+}
+
 // Of all values of a result: the norm of the difference over the norm.
 static double relative_difference(const floats & a, const floats & b) {
     double difference = 0, norm = 0;
@@ -1072,6 +1107,7 @@ static const std::map<std::string, void (*)()> checks = {
     { "plans_for_a_gpu_find_every_parents_state", plans_for_a_gpu_find_every_parents_state },
     { "a_graph_runs_again_for_other_trees", a_graph_runs_again_for_other_trees },
     { "a_silu_after_the_convolution_is_fused_on_a_gpu", a_silu_after_the_convolution_is_fused_on_a_gpu },
+    { "copies_in_a_row_keep_their_order", copies_in_a_row_keep_their_order },
     { "a_gpu_agrees_with_the_cpu", a_gpu_agrees_with_the_cpu },
     { "the_cpu_computes_what_a_gpu_does_not_take", the_cpu_computes_what_a_gpu_does_not_take },
 };
@@ -1234,6 +1270,18 @@ static double persist_microseconds(const net_problem & p, ints path) {
     });
 }
 
+// The inputs that a verifying forward keeps: four copies, as one op here.
+static double copies_microseconds(const net_problem & p) {
+    return microseconds_of([&](graph & g) -> add_op {
+        return [layers = net_layers(g, p), kept = net_layers(g, p)](graph & g, int i) {
+            g.result(ggml_cpy(g.ctx, layers[i].k, kept[i].k));
+            g.result(ggml_cpy(g.ctx, layers[i].v, kept[i].v));
+            g.result(ggml_cpy(g.ctx, layers[i].g, kept[i].g));
+            return ggml_cpy(g.ctx, layers[i].beta, kept[i].beta);
+        };
+    });
+}
+
 static double conv_microseconds(const conv_problem & p, const ints * tree) {
     return microseconds_of([&](graph & g) -> add_op {
         std::vector<std::pair<ggml_tensor *, ggml_tensor *>> layers;
@@ -1270,6 +1318,7 @@ static void print_gpu_net_times(const char * model, int H, int n, double gb_per_
     print("tree op: random tree", tree_microseconds(p, random_tree(n, UNIFORM, false)), state + kept + attention);
     print("tree op: binary tree", tree_microseconds(p, random_tree(n, BINARY, false)), state + kept + attention);
     print("tree op: star", tree_microseconds(p, random_tree(n, STAR, false)), state + kept + attention);
+    print("copies of k, v, g, beta", copies_microseconds(p), 2*kept);
     print("persist of 6 nodes", persist_microseconds(p, { 0, 1, 2, 3, 4, 5 }), 2*state + kept*6/n);
 }
 
