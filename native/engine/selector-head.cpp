@@ -16,9 +16,10 @@ namespace {
 // scores, one row for each candidate of the position before. A score is the candidate's logit plus the selector's term for
 // the pair.
 //
-// The selector knows the candidates only, so a score says how they compare with each other: softmax over the k. How
-// likely it is that the token is among them at all is what the logits say of the whole vocabulary, whatever the parent.
-// The product is a candidate's probability, and what is left to 1 belongs to the tokens that can't be drafted.
+// The selector chooses among the candidates and scores no other token, so a score says how they compare with each other:
+// softmax over the k. How likely it is that the token is among them at all is what the logits say of the whole vocabulary,
+// whatever the parent. The product is a candidate's probability; what is left to 1 belongs to the tokens that can't be
+// drafted.
 class selector_head : public drafter_head {
 public:
     explicit selector_head(const llama_model * model) :
