@@ -77,8 +77,9 @@ int32_t llama_dflash::most_nodes(const round_request & request) const {
 
 // The tree after the drafter's forward over n_positions.
 draft_tree llama_dflash::grow_tree(llama_token root, int32_t n_positions, int32_t n_nodes, bool chain) {
-    if (draft.scores()) {
-        return build_tree(root, *draft.scores(), n_positions, n_nodes, chain);
+    if (branch_scores * scores = draft.scores()) {
+        synthetic_scores made_up(*scores);
+        return build_tree(root, synthetic.on() ? made_up : *scores, n_positions, n_nodes, chain);
     }
     std::vector<position_candidates> positions;
     for (int32_t i = 0; i < n_positions; ++i) {

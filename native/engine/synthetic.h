@@ -3,7 +3,7 @@
 // accepted as to make the asked mean. The text is meaningless.
 #pragma once
 
-#include "draft-tree.h"
+#include "branch-tree.h"
 
 class synthetic_acceptance {
 public:
@@ -24,4 +24,19 @@ public:
 private:
     double length;
     double owed = 0.0;
+};
+
+// A head's scores with the log-probabilities replaced.
+class synthetic_scores : public branch_scores {
+public:
+    explicit synthetic_scores(branch_scores & scores) : scores(scores) {}
+
+    std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) override {
+        auto res = scores.children(depth, parents, k);
+        synthetic_acceptance::shape(res);
+        return res;
+    }
+
+private:
+    branch_scores & scores;
 };

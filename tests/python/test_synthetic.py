@@ -3,22 +3,32 @@
 import itertools
 
 import pytest
+from conftest import Pair
+from drafter_models import write_drafter
 
 PROMPT = list(b"the digits: 0123")
 
 
+@pytest.fixture(params=[None, "markov", "selector"])
+def useless_pair(request, random_pair, tmp_path):
+    """Nothing that these drafters propose would be accepted by itself (acceptance length about 1)."""
+    if request.param is None:
+        return random_pair
+    drafter = write_drafter(tmp_path / "drafter.gguf", random_pair.target, std=0.3, seed=8, head=request.param)
+    return Pair(random_pair.target, drafter)
+
+
 @pytest.mark.parametrize("length", [1, 2.5, 5.31])
-def test_rounds_accept_what_was_asked_for(load, random_pair, length):
-    """Nothing that this drafter proposes would be accepted by itself (acceptance length about 1)."""
-    llm = load(random_pair, random_pair.draft(budget=22, synthetic_length=length))
+def test_rounds_accept_what_was_asked_for(load, useless_pair, length):
+    llm = load(useless_pair, useless_pair.draft(budget=22, synthetic_length=length))
     tokens = list(itertools.islice(llm.generate(PROMPT, temp=0.0), 300))
     stats = llm.speculative_stats
     assert len(tokens) == 300
     assert stats.acceptance_length == pytest.approx(length, rel=0.02)
 
 
-def test_trees_are_as_deep_as_with_a_good_drafter(load, random_pair):
-    llm = load(random_pair, random_pair.draft(budget=22, synthetic_length=4))
+def test_trees_are_as_deep_as_with_a_good_drafter(load, useless_pair):
+    llm = load(useless_pair, useless_pair.draft(budget=22, synthetic_length=4))
     list(itertools.islice(llm.generate(PROMPT, temp=0.0), 20))
     depths = [0]
     for parent in llm.last_tree.parents[1:]:
