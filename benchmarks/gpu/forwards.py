@@ -10,13 +10,13 @@ import numpy as np
 
 from target import Target
 
-# "plain" is a batch of 1. "all": every row of logits comes to the host; "one": the last token's row; "best": of every
-# row its best entry, which is what a round at temperature 0 asks for.
-KINDS: dict[str, Callable[[Target, int], float]] = {
-    "batch, one": lambda target, n: target.batch(n, all_outputs=False),
-    "batch, all": lambda target, n: target.batch(n, all_outputs=True),
-    "verify, all": lambda target, n: target.verify(n),
-    "verify, best": lambda target, n: target.verify(n),
+# How many of every row's best entries come to the host (0: the row itself), and what is timed.
+# "one": the last token's row; "all": every row; "best": of every row its best entry, as in a round at temperature 0.
+KINDS: dict[str, tuple[int, Callable[[Target, int], float]]] = {
+    "batch, one": (0, lambda target, n: target.batch(n, all_outputs=False)),
+    "batch, all": (0, lambda target, n: target.batch(n, all_outputs=True)),
+    "verify, all": (0, lambda target, n: target.verify(n)),
+    "verify, best": (1, lambda target, n: target.verify(n)),
 }
 
 
@@ -37,19 +37,23 @@ def measure(target: Target, plan: Plan, state: np.ndarray) -> list[dict[str, Any
     n_start = target.n_past()
     seconds: dict[tuple[int, str], list[float]] = {}
     for _ in range(plan.turns):
-        for n in plan.sizes:
-            for kind in KINDS:
-                if target.n_past() + n * (plan.warmup + plan.repeats) > n_start + plan.room:
-                    target.load(state)
-                seconds.setdefault((n, kind), []).extend(_block(target, n, kind, plan))
+        for top in (0, 1):  # a change of it lays out the context's buffers anew
+            target.set_top(top)
+            kinds = {kind: run for kind, (kind_top, run) in KINDS.items() if kind_top == top}
+            for n in plan.sizes:
+                for kind, run in kinds.items():
+                    if target.n_past() + n * (plan.warmup + plan.repeats) > n_start + plan.room:
+                        target.load(state)
+                    times = [run(target, n) for _ in range(plan.warmup + plan.repeats)]
+                    seconds.setdefault((n, kind), []).extend(times[plan.warmup :])
+    target.set_top(0)
     return [_entry(n, kind, times) for (n, kind), times in seconds.items()]
 
 
-def _block(target: Target, n: int, kind: str, plan: Plan) -> list[float]:
-    target.set_top(1 if kind == "verify, best" else 0)
-    times = [KINDS[kind](target, n) for _ in range(plan.warmup + plan.repeats)]
-    target.set_top(0)
-    return times[plan.warmup :]
+def measure_commit(target: Target, n: int = 23, n_path: int = 8, repeats: int = 10) -> dict[str, Any]:
+    """Milliseconds of a commit that is waited for. In a round it runs on the GPU beside what comes next."""
+    times = [target.commit(n, n_path) for _ in range(repeats + 3)][3:]
+    return {"n": n, "path": n_path, "ms": 1000 * statistics.median(times)}
 
 
 def _entry(n: int, kind: str, times: list[float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One forward between two marks, for a profiler; and the sums per kernel of what the profiler (ncu) wrote.
 
-    ncu --profile-from-start off … python benchmarks/gpu/kernels.py run --target slice.gguf --kind verify --n 23
+    ncu --profile-from-start off --metrics "$(python benchmarks/gpu/kernels.py metrics)" --csv --page raw … \\
+        python benchmarks/gpu/kernels.py run --target slice.gguf --kind verify --n 23
     python benchmarks/gpu/kernels.py sum --csv verify.csv --kind verify --n 23 --out results.json
 
 A model of a few layers of the real shape has the same kernels in the same proportion, but for the output head.
@@ -36,9 +37,10 @@ def profiled() -> Iterator[None]:
 
 
 def run(args: argparse.Namespace) -> None:
-    from target import Settings, Target  # here: `sum` needs no library
+    from target import Settings, Target, log_above_debug  # here: `sum` needs no library
     import llama_cpp
 
+    log_above_debug()
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = args.n_gpu_layers
     model = llama_cpp.llama_model_load_from_file(str(args.target).encode(), params)
@@ -113,6 +115,7 @@ def main() -> None:
         sub.set_defaults(function=function)
         sub.add_argument("--kind", choices=KINDS, required=True)
         sub.add_argument("--n", type=int, default=23)
+    commands.add_parser("metrics", help="what ncu is to measure").set_defaults(function=lambda _: print(",".join(METRICS)))
     of_run, of_sum = commands.choices["run"], commands.choices["sum"]
     of_run.add_argument("--target", type=Path, required=True)
     of_run.add_argument("--context", type=int, default=512)

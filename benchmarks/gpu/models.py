@@ -80,7 +80,8 @@ def main() -> None:
     if not args.synth.is_file():
         parser.error(f"--synth: no such file: {args.synth}")
     started = time.perf_counter()
-    workers = [multiprocessing.Process(target=write, args=(args.synth, args.preset, p)) for p in missing(args.out, args.preset)]
+    paths = missing(args.out, args.preset)
+    workers = [multiprocessing.Process(target=write, args=(args.synth, args.preset, path)) for path in paths]
     for worker in workers:
         worker.start()
     for worker in workers:

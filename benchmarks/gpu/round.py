@@ -16,10 +16,10 @@ import llama_dflash  # noqa: F401  before llama_cpp
 import llama_cpp
 
 import results
-from forwards import Plan, measure
+from forwards import Plan, measure, measure_commit
 from memory import Gpu, MemoryLog
 from rounds import Draft, Speculation, summary
-from target import Settings, Target, saved_state
+from target import Settings, Target, log_above_debug, saved_state
 
 
 def integers(text: str) -> list[int]:
@@ -100,11 +100,14 @@ def measure_forwards(args: argparse.Namespace, speculation: Speculation, found: 
     state = saved_state(speculation.llm.ctx)
     target.load(state)
     found["forwards"] = measure(target, plan, state)
+    target.load(state)
+    found["commit"] = measure_commit(target)
     target.close()
 
 
 def main() -> None:
     args = parse_arguments()
+    log_above_debug()
     found: dict[str, Any] = {"context": args.context, "kv": args.kv, "device": Gpu().name, "ubatch": args.ubatch}
     found["n_gpu_layers"] = args.n_gpu_layers
     speculation = measure_rounds(args, found)

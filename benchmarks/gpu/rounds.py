@@ -53,8 +53,11 @@ class Speculation:
         self.llm.close()
 
     def fill(self, n: int) -> float:
-        """Evaluates n random tokens as a prompt. Returns the seconds it took, the drafter's part included."""
+        """Evaluates n random tokens as a prompt, in an empty memory. Returns the seconds it took, the drafter's part
+        included."""
         tokens = random_tokens(self._rng, n, self.llm.n_vocab())
+        self.llm.eval(tokens[: self._settings.n_ubatch])  # kernels are loaded, buffers grown
+        self.llm.reset()
         started = time.perf_counter()
         self.llm.eval(tokens)
         float(self.llm._ctx.get_logits_ith(-1)[0])  # waits for the GPU

@@ -11,25 +11,26 @@ benchmarks/gpu/run.sh [OPTIONS]
   --prefix DIR        holds an installed llama_dflash/ (default: build one with CUDA in build/gpu, which takes long)
   --out DIR           results.json, tables.md, log.txt and more (default: build/gpu/out)
   --steps LIST        of tests,ops,sanitizer,models,round,chain,chain-long,pairs,profile
-                      (default: all but chain-long)
+                      (default: all but chain-long; they are run in the order tests,ops,round,chain,pairs,profile,sanitizer)
   --llama-server PATH an unpatched llama-server with CUDA, for chain and chain-long
   --ops PATH          the program test-tree-ops (default: PREFIX/bin/test-tree-ops)
   --synth PATH        synth_gguf.py, which writes the models (default: ../shared/tools/synth_gguf.py)
-  --models DIR        where the models are or are to be written, 22 GB (default: build/gpu/models)
+  --models DIR        where the models are or are to be written, 23 GB (default: build/gpu/models)
   --preset NAME       shape of the models: 27b, 9b, 4b, tiny (default: 27b)
   --contexts LIST     tokens in memory, one measurement each (default: 512,32768,131072)
   --threads N         default: 8
   --n-gpu-layers N    0 tries everything out on a CPU (default: -1, all)
+  --seconds N         stop after about so long, tables included: what is not done by then is left out (default: 3600)
   --python PATH       default: python3
 TEXT
 }
 
 prefix= out=$root/build/gpu/out models=$root/build/gpu/models synth=$root/../shared/tools/synth_gguf.py
 steps=tests,ops,sanitizer,models,round,chain,pairs,profile
-server= ops= preset=27b contexts=512,32768,131072 threads=8 layers=-1 python=python3
+server= ops= preset=27b contexts=512,32768,131072 threads=8 layers=-1 seconds=3600 python=python3
 while [ $# -gt 0 ]; do
     case $1 in
-        --prefix|--out|--steps|--synth|--models|--preset|--contexts|--threads|--python|--ops) printf -v "${1#--}" %s "$2" ;;
+        --prefix|--out|--steps|--synth|--models|--preset|--contexts|--threads|--seconds|--python|--ops) printf -v "${1#--}" %s "$2" ;;
         --llama-server) server=$2 ;;
         --n-gpu-layers) layers=$2 ;;
         -h|--help) usage; exit ;;
@@ -37,6 +38,7 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
+deadline=$((SECONDS + seconds - 5))
 mkdir -p "$out" "$models"
 out=$(cd "$out" && pwd) models=$(cd "$models" && pwd)
 log=$out/log.txt results=$out/results.json work=$(mktemp -d)
@@ -47,18 +49,42 @@ trap 'rm -rf "$work"' EXIT
 
 wanted() { [[ ,$steps, == *,$1,* ]]; }
 
-# step NAME SECONDS COMMAND…: runs it with a limit; its output goes to the log. Never fails.
-step() {
-    local name=$1 limit=$2 status=0 started=$EPOCHREALTIME
-    shift 2
-    printf '\n==== %s: %s\n' "$name" "$*" >>"$log"
-    timeout --kill-after=10 "$limit" "$@" >"$work/step.log" 2>&1 </dev/null || status=$?
-    cat "$work/step.log" >>"$log"
+# finished NAME STATUS STARTED LOG: says how a step ended, and keeps that and what it printed.
+finished() {
     local seconds
-    seconds=$(awk "BEGIN { print $EPOCHREALTIME - $started }")
-    "$python" "$here/results.py" "$results" "$name" "$seconds" "$status"
-    printf '%s: exit status %s after %.0f s\n' "$name" "$status" "$seconds"
-    [ $status = 0 ] || tail -n 12 "$work/step.log" | cut -c1-200
+    seconds=$(awk "BEGIN { print $EPOCHREALTIME - $3 }")
+    { printf '\n==== %s\n' "$1"; cat "$4"; } >>"$log"
+    "$python" "$here/results.py" "$results" "$1" "$seconds" "$2"
+    printf '%s: exit status %s after %.0f s\n' "$1" "$2" "$seconds"
+    [ "$2" = 0 ] || tail -n 12 "$4" | cut -c1-200
+}
+
+# step NAME SECONDS COMMAND…: runs it with a limit, less where less is left of --seconds. Never fails.
+step() {
+    local name=$1 limit=$2 status=0 started=$EPOCHREALTIME left=$((deadline - SECONDS))
+    shift 2
+    if [ "$left" -lt 5 ]; then
+        echo "$name: left out, no time is left"
+        : >"$work/step.log"
+        return
+    fi
+    timeout --kill-after=10 $((limit < left ? limit : left)) "$@" >"$work/step.log" 2>&1 </dev/null || status=$?
+    finished "$name" "$status" "$started" "$work/step.log"
+}
+
+# The models are written while the tests run.
+models_process=
+start_models() {
+    models_started=$EPOCHREALTIME
+    timeout 300 "$python" "$here/models.py" --synth "$synth" --preset "$preset" --out "$models" >"$work/models.log" 2>&1 &
+    models_process=$!
+}
+finish_models() {
+    local status=0
+    [ -n "$models_process" ] || return 0
+    wait "$models_process" || status=$?
+    models_process=
+    finished models "$status" "$models_started" "$work/models.log"
 }
 
 build() {
@@ -101,42 +127,54 @@ on_device() { # what test-tree-ops is told
     [ "$layers" = 0 ] || echo --backend CUDA0
 }
 
+bandwidth() { # of the GPU's memory, in GB/s, as its maker says: for the ops' floor
+    case $(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1) in
+        *H200*) echo 4800 ;; *H100*) echo 3350 ;; *A100*) echo 2039 ;; *4090*) echo 1008 ;; *3090*) echo 936 ;;
+    esac
+}
+
+with_libraries=(env "LD_LIBRARY_PATH=$prefix/llama_dflash/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}")
+
+# shellcheck disable=SC2046  # on_device and bandwidth are several words, or none
 run_ops() {
-    export LD_LIBRARY_PATH=$prefix/llama_dflash/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-    local name
-    for name in $("$ops" list); do
-        # shellcheck disable=SC2046  # two words, or none
-        step "ops: $name" 40 "$ops" "$name" $(on_device)
-    done
-    # shellcheck disable=SC2046
-    step "ops: time" 60 "$ops" time $(on_device)
+    step "ops: checks" 120 "${with_libraries[@]}" "$ops" all $(on_device)
+    tail -n 20 "$work/step.log" | cut -c1-160
+    step "ops: time" 60 "${with_libraries[@]}" "$ops" time $(on_device) $(bandwidth)
     cp "$work/step.log" "$out/ops-time.txt"
 }
 
+# On a CPU the same programs run without it.
 sanitizer() {
-    local check=(compute-sanitizer --error-exitcode 9 --target-processes all) tool
-    [ "$layers" != 0 ] || check=(env) # tries out the commands alone
-    for tool in memcheck racecheck; do
-        [ "$layers" = 0 ] || check=(compute-sanitizer --tool $tool --error-exitcode 9 --target-processes all)
-        # shellcheck disable=SC2046
-        [ ! -x "$ops" ] || step "$tool: ops" 60 env LD_LIBRARY_PATH="$prefix/llama_dflash/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" \
-            "${check[@]}" "$ops" special_trees_equal_the_chain_op_over_each_path $(on_device) --quick
-    done
-    [ -f "$work/tiny/target.gguf" ] || "$python" "$here/models.py" --synth "$synth" --preset tiny --out "$work/tiny" >>"$log"
-    [ "$layers" = 0 ] || check=(compute-sanitizer --tool memcheck --error-exitcode 9)
-    step "memcheck: rounds" 90 "${check[@]}" "$python" "$here/round.py" --target "$work/tiny/target.gguf" \
+    local tool
+    if [ -x "$ops" ]; then
+        for tool in memcheck racecheck; do
+            # shellcheck disable=SC2046
+            sanitized "$tool: ops" 100 --tool $tool -- "${with_libraries[@]}" "$ops" all $(on_device) --quick
+        done
+    fi
+    "$python" "$here/models.py" --synth "$synth" --preset tiny --out "$work/tiny" >>"$log" 2>&1
+    sanitized "memcheck: rounds" 100 --tool memcheck -- "$python" "$here/round.py" --target "$work/tiny/target.gguf" \
         --drafter "$work/tiny/drafter.gguf" --context 96 --sizes 1,23 --turns 1 --rounds 3 --budgets 22 --lengths 4 \
         "${device[@]}" --out "$work/sanitized.json"
-    grep -h 'ERROR SUMMARY' "$log" || true
+}
+
+# sanitized NAME SECONDS OPTION… -- COMMAND…
+sanitized() {
+    local name=$1 limit=$2 options=()
+    shift 2
+    while [ "$1" != -- ]; do options+=("$1"); shift; done
+    shift
+    [ "$layers" = 0 ] || set -- compute-sanitizer --target-processes all --error-exitcode 9 --print-limit 20 "${options[@]}" "$@"
+    step "$name" "$limit" "$@"
+    grep -h '========= ERROR SUMMARY\|RACECHECK SUMMARY' "$work/step.log" || true
 }
 
 round() {
     local n kv more
     for n in ${contexts//,/ }; do
         kv=q4_0 more=(--budgets 22 --lengths 8.31,7.67 --sizes 1,8,16,23,32 --turns 2)
-        [ "$n" -ge 8192 ] || kv=f16 more=(--prefill-without)
-        [ "$n" -lt 131072 ] || more+=(--full-window)
-        [ "$n" -ge 131072 ] || more+=(--prefill-without)
+        [ "$n" -ge 8192 ] || kv=f16 more=()
+        if [ "$n" -ge 131072 ]; then more+=(--full-window); else more+=(--prefill-without); fi
         step "round at $n" 200 "$python" "$here/round.py" "${pair[@]}" "${device[@]}" --context "$n" --kv $kv "${more[@]}" \
             --verbose --out "$results"
     done
@@ -159,7 +197,7 @@ profile() {
     local kind ncu
     for kind in plain batch verify; do
         ncu=(env GGML_CUDA_DISABLE_GRAPHS=1 ncu --profile-from-start off --clock-control none --cache-control none
-            --metrics "$("$python" -c 'import kernels; print(",".join(kernels.METRICS))')"
+            --metrics "$("$python" "$here/kernels.py" metrics)"
             --csv --page raw --print-units base --log-file "$work/$kind.csv")
         [ "$layers" != 0 ] || ncu=(env)
         step "profile: $kind" 60 "${ncu[@]}" "$python" "$here/kernels.py" run --target "$models/slice.gguf" --kind $kind \
@@ -173,12 +211,12 @@ profile() {
 
 missing_server() { echo "$1: left out, it needs --llama-server"; }
 
-! wanted models || step models 200 "$python" "$here/models.py" --synth "$synth" --preset "$preset" --out "$models"
+! wanted models || start_models
 ! wanted tests || tests
 if wanted ops; then
     if [ -x "$ops" ]; then run_ops; else echo "ops: left out, no program $ops (--ops)"; fi
 fi
-! wanted sanitizer || sanitizer
+finish_models
 ! wanted round || round
 if wanted chain; then
     if [ -n "$server" ]; then
@@ -194,8 +232,9 @@ if wanted chain-long; then
     else missing_server chain-long; fi
 fi
 ! wanted pairs || pairs
-! wanted profile || (cd "$here" && profile)
+! wanted profile || profile
+! wanted sanitizer || sanitizer
 
 echo
 "$python" "$here/tables.py" "$results" | tee "$out/tables.md"
-[ ! -f "$out/pairs.md" ] || { echo; cat "$out/pairs.md"; }
+! wanted pairs || [ ! -f "$out/pairs.md" ] || { echo; cat "$out/pairs.md"; }

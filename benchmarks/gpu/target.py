@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import time
 from dataclasses import dataclass
 
@@ -17,10 +18,25 @@ KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q
 
 _lib = llama_cpp.llama_cpp._lib
 _lib.llama_tree_decode.argtypes = [ctypes.c_void_p, llama_cpp.llama_batch, ctypes.POINTER(ctypes.c_int32)]
+_lib.llama_tree_commit.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
 _lib.llama_tree_discard.argtypes = [ctypes.c_void_p]
 _lib.llama_tree_reserve.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
 _lib.llama_tree_set_top.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _lib.llama_tree_last_error.restype = ctypes.c_char_p
+
+
+INFO = 2  # of ggml's log levels
+
+
+@llama_cpp.llama_log_callback
+def _log_above_debug(level: int, text: bytes, _user_data: object) -> None:
+    if INFO <= level <= INFO + 2:
+        print(text.decode(errors="replace"), end="", file=sys.stderr)
+
+
+def log_above_debug() -> None:
+    """What llama.cpp says goes to stderr, but for what only helps to debug it."""
+    llama_cpp.llama_log_set(_log_above_debug, ctypes.c_void_p(0))
 
 
 @dataclass(frozen=True)
@@ -69,9 +85,11 @@ class Target:
         return llama_cpp.llama_memory_seq_pos_max(self._memory, 0) + 1
 
     def fill(self, n: int) -> float:
-        """Evaluates n random tokens as a prompt. Returns the seconds it took."""
+        """Evaluates n random tokens as a prompt, in an empty memory. Returns the seconds it took."""
         tokens = random_tokens(self._rng, n, self.n_vocab)
         n_batch = llama_cpp.llama_n_batch(self.ctx)
+        self._decode(tokens[:n_batch], all_outputs=False)  # kernels are loaded, buffers grown
+        llama_cpp.llama_memory_clear(self._memory, False)
         started = time.perf_counter()
         for i in range(0, n, n_batch):
             self._decode(tokens[i : i + n_batch], all_outputs=False)
@@ -88,23 +106,38 @@ class Target:
 
     def verify(self, n: int) -> float:
         """Seconds of llama_tree_decode over a random tree of n nodes, another one every time; it is then discarded."""
-        tokens, parents = random_tokens(self._rng, n, self.n_vocab), random_tree(self._rng, n)
-        batch, _keep = _batch(tokens, all_outputs=True)
+        seconds = self._decode_tree(random_tree(self._rng, n))
+        if _lib.llama_tree_discard(self.ctx) != 0:
+            raise RuntimeError(_lib.llama_tree_last_error().decode())
+        return seconds
+
+    def commit(self, n: int, n_path: int) -> float:
+        """Seconds of keeping n_path of the n nodes of a tree, until the GPU is done with it."""
+        parents = [i - 1 for i in range(n_path)]
+        parents += [int(self._rng.integers(0, n_path)) for _ in range(n - n_path)]
+        self._decode_tree(parents)
+        path = (ctypes.c_int32 * n_path)(*range(n_path))
+        started = time.perf_counter()
+        status = _lib.llama_tree_commit(self.ctx, path, n_path)
+        llama_cpp.llama_synchronize(self.ctx)
+        if status != 0:
+            raise RuntimeError(_lib.llama_tree_last_error().decode())
+        return time.perf_counter() - started
+
+    def _decode_tree(self, parents: list[int]) -> float:
+        n = len(parents)
+        batch, _keep = _batch(random_tokens(self._rng, n, self.n_vocab), all_outputs=True)
         array = (ctypes.c_int32 * n)(*parents)
         started = time.perf_counter()
         status = _lib.llama_tree_decode(self.ctx, batch, array)
         llama_cpp.llama_synchronize(self.ctx)
-        seconds = time.perf_counter() - started
-        if status != 0 or _lib.llama_tree_discard(self.ctx) != 0:
+        if status != 0:
             raise RuntimeError(f"a tree of {n} nodes: {status}, {_lib.llama_tree_last_error().decode()}")
-        return seconds
+        return time.perf_counter() - started
 
     def set_top(self, n_top: int) -> None:
         """How many of a row's best entries come to the host; 0 for whole rows."""
         _lib.llama_tree_set_top(self.ctx, n_top)
-
-    def save(self) -> np.ndarray:
-        return saved_state(self.ctx)
 
     def load(self, state: np.ndarray) -> None:
         llama_cpp.llama_memory_clear(self._memory, False)
