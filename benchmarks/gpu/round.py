@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--budgets", type=integers, default=[22, 8, 16, 32], help="the first one is what memory is measured with")
     add("--lengths", type=lengths, default=[8.31, 7.67, 7.04, 6.14], help="tokens a round that are accepted: of every "
         'budget the first, of the first budget all; "real": what the target accepts')
-    add("--sizes", type=integers, default=[1, 2, 4, 8, 12, 16, 20, 23, 28, 32, 48, 64])
+    add("--sizes", type=integers, default=[1, 2, 4, 8, 9, 12, 16, 17, 20, 23, 28, 32, 33, 48, 64])
     add("--rounds", type=int, default=40, help="timed, per setting (%(default)s)")
     add("--turns", type=int, default=3, help="through all sizes (%(default)s)")
     add("--full-window", action="store_true", help="the context is the whole window: fill it but for what the rounds need")
