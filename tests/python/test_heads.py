@@ -177,6 +177,14 @@ def test_a_markov_heads_tree_with_layers_at_work(loaded, budget, std):
     assert_same_tree(draft(llm), best_branches(markov_children(tensors, base), ROOT, n_positions, budget))
 
 
+@pytest.mark.parametrize("budget", [6, 20, 60])
+def test_a_markov_head_of_zeros_leaves_the_plain_drafters_tree(loaded, budget):
+    """The weights are those of the plain drafter of the same seed, and the search is another one: level by level."""
+    plain = draft(loaded(std=0.2, budget=budget)[0])
+    with_head = draft(loaded(std=0.2, budget=budget, head="markov", head_std=0.0, more=anchor(False))[0])
+    assert with_head == plain
+
+
 def selector_children(tensors, top_k, n_positions):
     """For layers of weight 0: every position has the mask token's own hidden state and candidates."""
     hidden = hidden_of(tensors, MASK)
