@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--vocab", type=int, default=2000, help="the prompt's tokens are below this (%(default)s)")
     add("--length", type=float, default=7.67, help="tokens a round that are accepted in the mean (%(default)s)")
     add("--n-max", type=int, default=15, help="tokens of its chain; 0 for plain decoding (%(default)s)")
-    add("--tokens", type=int, default=300, help="of the text that is timed (%(default)s)")
+    add("--tokens", type=int, default=400, help="of the text that is timed (%(default)s)")
     add("--threads", type=int, default=8)
     add("--n-gpu-layers", type=int, default=-1)
     add("--out", type=Path, required=True)

@@ -90,14 +90,14 @@ def measure_rounds(args: argparse.Namespace, found: dict[str, Any]) -> Speculati
 
 
 def measure_forwards(args: argparse.Namespace, speculation: Speculation, found: dict[str, Any]) -> None:
-    """In a context of its own, without a drafter, that holds the same text: it shares the model."""
+    """In a context of its own, without a drafter, after a prompt of its own or the rounds' text: it shares the model."""
     plan = Plan(args.sizes, turns=args.turns, room=1024 if args.context < 8192 else 8192)
     n_past = speculation.llm.n_tokens
     settings = Settings(n_past + plan.room + 64, args.kv, args.ubatch, args.threads, args.n_gpu_layers)
     target = Target(speculation.llm._model.model, settings)
     if args.prefill_without:
         found["prefill_without_drafter_seconds"] = target.fill(found["filled"])
-    state = saved_state(speculation.llm.ctx)
+    state = saved_state(target.ctx if args.prefill_without else speculation.llm.ctx)
     target.load(state)
     found["forwards"] = measure(target, plan, state)
     target.load(state)

@@ -67,6 +67,17 @@ def rounds(found: dict[str, Any]) -> str:
     return markdown(HEAD_OF_ROUNDS, rows)
 
 
+def timeline(found: dict[str, Any]) -> str:
+    """One round of the first setting, phase after phase."""
+    r = found["rounds"][0]
+    lines, done, scale = [], 0.0, 60 / sum(r["phases_ms"].values())
+    for phase, ms in r["phases_ms"].items():
+        bar = " " * round(done * scale) + "█" * max(1, round(ms * scale))
+        lines.append(f"{phase:>7} {ms:7.2f} ms  {bar}")
+        done += ms
+    return "```\n" + "\n".join(lines) + "\n```"
+
+
 def bars(found: dict[str, Any]) -> str:
     """What was asked for, at budget 22 and the first acceptance length."""
     r = next((r for r in found["rounds"] if r["budget"] == 22), None)
@@ -134,7 +145,7 @@ def page(content: dict[str, Any]) -> str:
     parts = [LABEL]
     for found in content.get("contexts", {}).values():
         where = found["device"] or "no GPU"
-        parts += [f"## {found['context']} tokens of {found['kv']} KV ({where})", context_facts(found), rounds(found)]
+        parts += [f"## {found['context']} tokens of {found['kv']} KV ({where})", context_facts(found), rounds(found), timeline(found)]
         if "forwards" in found:
             parts += [forwards(found), bars(found)]
     for section, table in (("llama-server", server), ("contexts", memory)):
