@@ -322,18 +322,17 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     keep(out);
     slots += thread;
 
-    int32_t                 coming = n > 0 ? visits[0] : 0;
+    int32_t                 coming = 0;
     typename rows_t::inputs next   = {};
     if (n > 0) {
-        next = rows.load(tree_visit_unpack(coming).node);
+        coming = visits[0];
+        next   = rows.load(tree_visit_unpack(coming).node);
     }
     for (int32_t i = 0; i < n; i++) {
         const tree_visit              now = tree_visit_unpack(coming);
         const typename rows_t::inputs in  = next;
-        if (i + 1 < n) { // asked for before this node's arithmetic, here when that is done
-            coming = visits[i + 1];
-            next   = rows.load(tree_visit_unpack(coming).node);
-        }
+        coming = visits[min(i + 1, n - 1)]; // the last node's inputs are loaded twice: cheaper than a branch
+        next   = rows.load(tree_visit_unpack(coming).node);
         if (ATTENTION && now.from != tree_visit::PREVIOUS && i > 0) {
             if (now.from == tree_visit::START) {
                 state.template load<S, LANES>(a.state + state_at);
