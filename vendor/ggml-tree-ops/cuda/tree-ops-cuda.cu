@@ -98,6 +98,7 @@ template <int S, bool KDA, bool ATTENTION>
 struct head_rows {
     static constexpr int LANES = S < 32 ? S : 32;
     static constexpr int ROWS  = S/LANES; // of a column, in each lane
+    static constexpr int SUMS  = ATTENTION ? 2*COLUMNS : COLUMNS; // over the lanes, in each step
     using inputs = node_inputs<ROWS, KDA, ATTENTION>;
 
     const float * q;
@@ -155,22 +156,25 @@ struct head_rows {
     }
 };
 
-// Adds up each of the four values over all lanes, in the order of warp_reduce_sum. Half of the lanes go on with half of the
-// values, so that it takes 6 shuffles and not 20. Returns the sum that is this lane's: of value lane / (LANES/4).
-template <int LANES>
-static __device__ __forceinline__ float sum_over_lanes(const float (&x)[COLUMNS], int lane) {
-    static_assert(COLUMNS == 4, "two halvings");
-    const bool upper = lane & LANES/2;
-    const float a = (upper ? x[2] : x[0]) + __shfl_xor_sync(0xffffffff, upper ? x[0] : x[2], LANES/2, LANES);
-    const float b = (upper ? x[3] : x[1]) + __shfl_xor_sync(0xffffffff, upper ? x[1] : x[3], LANES/2, LANES);
-
-    const bool second = lane & LANES/4;
-    float sum = (second ? b : a) + __shfl_xor_sync(0xffffffff, second ? a : b, LANES/4, LANES);
+// Adds up each of N values over all lanes, in the order of warp_reduce_sum. At each exchange half of the lanes go on with
+// half of the values: 9 shuffles for 8 values, not 40. Returns the sum that is this lane's: of value lane / (LANES/N).
+template <int LANES, int N>
+static __device__ __forceinline__ float sum_over_lanes(float (&x)[N], int lane) {
+    int n = N;
 #pragma unroll
-    for (int offset = LANES/8; offset > 0; offset /= 2) {
-        sum += __shfl_xor_sync(0xffffffff, sum, offset, LANES);
+    for (int offset = LANES/2; offset > 0; offset /= 2) {
+        if (n == 1) {
+            x[0] += __shfl_xor_sync(0xffffffff, x[0], offset, LANES);
+            continue;
+        }
+        n /= 2;
+        const bool upper = lane & offset;
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            x[i] = (upper ? x[n + i] : x[i]) + __shfl_xor_sync(0xffffffff, upper ? x[i] : x[n + i], offset, LANES);
+        }
     }
-    return sum;
+    return x[0];
 }
 
 // This lane's rows of its group's columns.
@@ -213,36 +217,44 @@ struct state_part {
     }
 };
 
-// The recurrence of one node: `state` is the parent's before and its own after. Returns the attention of this lane's column.
-// fmaf stands where the compiler contracts the chain kernel.
+// The recurrence of one node: `state` is the parent's before and its own after, `attention` this lane's part of the
+// attention, of the node before and of this one. The former is added up together with this node's first sums, so that
+// a node waits for the lanes once, not twice. Returns what this lane has of these sums (sum_over_lanes): columns of
+// the state, then, in the upper half of the lanes, the attention of the node before. fmaf stands where the compiler
+// contracts the chain kernel.
 template <int S, bool KDA, bool ATTENTION>
 static __device__ __forceinline__ float step(
-        state_part<head_rows<S, KDA, ATTENTION>::ROWS> & state, const typename head_rows<S, KDA, ATTENTION>::inputs & in, int lane) {
+        state_part<head_rows<S, KDA, ATTENTION>::ROWS> & state, float (&attention)[COLUMNS],
+        const typename head_rows<S, KDA, ATTENTION>::inputs & in, int lane) {
     constexpr int LANES = head_rows<S, KDA, ATTENTION>::LANES;
     constexpr int ROWS  = head_rows<S, KDA, ATTENTION>::ROWS;
+    constexpr int SUMS  = head_rows<S, KDA, ATTENTION>::SUMS;
 
     float decay[KDA ? ROWS : 1];
 #pragma unroll
     for (int r = 0; r < (KDA ? ROWS : 1); r++) {
         decay[r] = expf(in.g[r]);
     }
-    float seen[COLUMNS];
+    float sums[SUMS];
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
-        seen[c] = 0.0f;
+        float seen = 0.0f;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const float s = KDA ? decay[r]*state.s[c][r] : state.s[c][r];
-            seen[c] = fmaf(s, in.k[r], seen[c]);
+            seen = fmaf(s, in.k[r], seen);
+        }
+        sums[c] = seen;
+        if constexpr (ATTENTION) {
+            sums[COLUMNS + c] = attention[c];
         }
     }
-    const float sum   = sum_over_lanes<LANES>(seen, lane);
+    const float sum   = sum_over_lanes<LANES>(sums, lane);
     const float delta = (KDA ? in.v - sum : fmaf(-decay[0], sum, in.v))*in.beta;
 
-    float attention[COLUMNS];
 #pragma unroll
     for (int c = 0; c < COLUMNS; c++) {
-        const float delta_c = __shfl_sync(0xffffffff, delta, c*(LANES/COLUMNS), LANES);
+        const float delta_c = __shfl_sync(0xffffffff, delta, c*(LANES/SUMS), LANES);
         attention[c] = 0.0f;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -252,11 +264,7 @@ static __device__ __forceinline__ float step(
             }
         }
     }
-    if constexpr (ATTENTION) {
-        return sum_over_lanes<LANES>(attention, lane);
-    } else {
-        return 0.0f;
-    }
+    return sum;
 }
 
 // The entries of a path that are nodes, in their order, as visits. Returns how many.
@@ -283,6 +291,7 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     using rows_t = head_rows<S, KDA, ATTENTION>;
     constexpr int LANES = rows_t::LANES;
     constexpr int ROWS  = rows_t::ROWS;
+    constexpr int SUMS  = rows_t::SUMS;
 
     extern __shared__ float4 shared[];
     __shared__ int32_t n_path_nodes;
@@ -292,7 +301,7 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     const int     lane       = threadIdx.x;
     const int     thread     = threadIdx.y*LANES + lane;
     const int     first_col  = (blockIdx.x*blockDim.y + threadIdx.y)*COLUMNS;
-    const int     own_col    = first_col + lane/(LANES/COLUMNS); // whose sums this lane ends up with
+    const int     own_col    = first_col + lane/(LANES/SUMS) % COLUMNS; // whose sums this lane ends up with
     const int64_t head       = (int64_t) blockIdx.z*gridDim.y + blockIdx.y; // through all sequences
     const int64_t state_at   = (head*S + first_col)*S + lane;
     const int     slot_size  = ROWS*blockDim.x*blockDim.y;
@@ -320,6 +329,11 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     float * out = a.dst + ((int64_t) blockIdx.z*a.n_tokens*gridDim.y + blockIdx.y)*S + own_col; // attention only
     const int32_t out_stride = gridDim.y*S*(int32_t) sizeof(float);
     keep(out);
+    const auto store_attention = [=](int32_t node, float sum) {
+        if (lane >= LANES/2 && lane % (LANES/SUMS) == 0) {
+            *(float *) ((char *) out + (int64_t) node*out_stride) = sum*a.scale;
+        }
+    };
     slots += thread;
 
     int32_t                 coming = 0;
@@ -328,6 +342,8 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
         coming = visits[0];
         next   = rows.load(tree_visit_unpack(coming).node);
     }
+    float   attention[COLUMNS] = { 0.0f, 0.0f, 0.0f, 0.0f };
+    int32_t before             = 0; // the node whose attention that is
     for (int32_t i = 0; i < n; i++) {
         const tree_visit              now = tree_visit_unpack(coming);
         const typename rows_t::inputs in  = next;
@@ -340,17 +356,21 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
                 state.restore(slots + now.from*slot_size);
             }
         }
-        const float attention = step<S, KDA, ATTENTION>(state, in, lane);
+        const float sum = step<S, KDA, ATTENTION>(state, attention, in, lane);
         if constexpr (ATTENTION) {
-            if (lane % (LANES/COLUMNS) == 0) {
-                *(float *) ((char *) out + (int64_t) now.node*out_stride) = attention*a.scale;
+            if (i > 0) {
+                store_attention(before, sum);
             }
+            before = now.node;
             if (now.to != tree_visit::NOWHERE) {
                 state.save(slots + now.to*slot_size);
             }
         }
     }
-    if constexpr (!ATTENTION) {
+    if constexpr (ATTENTION) {
+        float sums[SUMS] = { 0.0f, 0.0f, 0.0f, 0.0f, attention[0], attention[1], attention[2], attention[3] };
+        store_attention(before, sum_over_lanes<LANES>(sums, lane));
+    } else {
         state.template store<S, LANES>(a.dst + state_at);
     }
 }
