@@ -8,7 +8,6 @@ Acceptance is made up (models of random weights accept nothing), so tokens per s
 from __future__ import annotations
 
 import argparse
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from forwards import Plan, measure, measure_commit
 from memory import Gpu, MemoryLog
 from rounds import Draft, Speculation, summary
 from target import Settings, Target, log_above_debug, saved_state
+
+LONG = 8192  # tokens of a context to which a few hundred more make no difference
 
 
 def integers(text: str) -> list[int]:
@@ -79,6 +80,8 @@ def measure_rounds(args: argparse.Namespace, found: dict[str, Any]) -> Speculati
     found["filled"] = args.context - room if args.full_window else args.context
     found["prefill_with_drafter_seconds"] = speculation.fill(found["filled"])
     log.mark("after the prompt")
+    if args.context < LONG:  # elsewhere the rounds add next to nothing to it
+        speculation.keep()
     found["rounds"] = [summary(wanted[0], speculation.rounds(args.rounds))]
     log.mark("after the rounds")
     found["memory_mib"] = log.close()
@@ -91,7 +94,7 @@ def measure_rounds(args: argparse.Namespace, found: dict[str, Any]) -> Speculati
 
 def measure_forwards(args: argparse.Namespace, speculation: Speculation, found: dict[str, Any]) -> None:
     """In a context of its own, without a drafter, after a prompt of its own or the rounds' text: it shares the model."""
-    plan = Plan(args.sizes, turns=args.turns, room=1024 if args.context < 8192 else 8192)
+    plan = Plan(args.sizes, turns=args.turns, room=1024 if args.context < LONG else 8192)
     n_past = speculation.llm.n_tokens
     settings = Settings(n_past + plan.room + 64, args.kv, args.ubatch, args.threads, args.n_gpu_layers)
     target = Target(speculation.llm._model.model, settings)
@@ -115,7 +118,6 @@ def main() -> None:
     measure_forwards(args, speculation, found)
     results.put(args.out, "contexts", str(args.context), found)
     speculation.close()
-    gc.collect()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 from llama_dflash import DFlashDraft, Llama
 from llama_dflash._engine import Engine
 from llama_dflash.stats import PHASES
+from llama_cpp import LlamaState  # after llama_dflash, which says where it comes from
 
 from target import KV_TYPES, Settings, random_tokens
 
@@ -28,7 +29,7 @@ class Draft:
 
 
 class Speculation:
-    """A target with its drafter. Another draft goes on with what is in both memories."""
+    """A target with its drafter. Another draft goes on with what is in both memories, or starts again from keep()."""
 
     def __init__(self, target: str, drafter: str, settings: Settings, draft: Draft, *, verbose: bool) -> None:
         self._drafter, self._settings = drafter, settings
@@ -47,6 +48,7 @@ class Speculation:
             verbose=verbose,
         )
         self._rng = np.random.default_rng(2)
+        self._kept: LlamaState | None = None
 
     def close(self) -> None:
         self.llm._engine.close()  # it may be another than the one that `llm` knows how to close
@@ -63,12 +65,18 @@ class Speculation:
         float(self.llm._ctx.get_logits_ith(-1)[0])  # waits for the GPU
         return time.perf_counter() - started
 
+    def keep(self) -> None:
+        """Every later use() starts from what is in memory now."""
+        self._kept = self.llm.save_state()
+
     def use(self, draft: Draft) -> None:
         """Drafts with other settings from now on."""
         state = self.llm._engine.get_state()
         self.llm._engine.close()
         self.llm._engine = Engine(self.llm.ctx, self._draft_model(draft), n_gpu_layers=self._settings.n_gpu_layers)
         self.llm._engine.set_state(state)
+        if self._kept is not None:
+            self.llm.load_state(self._kept)
 
     def rounds(self, n_rounds: int) -> list[dict[str, float]]:
         """Seconds by phase, and tokens, of each round after the warm-up."""

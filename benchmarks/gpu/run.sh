@@ -114,11 +114,12 @@ pair=(--target "$models/target.gguf" --drafter "$models/drafter.gguf")
 device=(--threads "$threads" --n-gpu-layers "$layers")
 
 tests() { # each folder by itself: their conftest.py have the same name
-    local parallel=() folder
+    local parallel=() folder files
     ! "$python" -c 'import xdist' 2>/dev/null || parallel=(-n 4)
     for folder in tree python; do
+        mapfile -t files < <(grep -l 'mark\.gpu' "$root/tests/$folder"/test_*.py) # others may need more to be imported
         step "tests/$folder" 180 "$python" -m pytest -m gpu -q -p no:cacheprovider ${parallel[@]+"${parallel[@]}"} \
-            --durations 5 --rootdir "$root" -c "$root/pyproject.toml" "$root/tests/$folder"
+            --durations 5 --rootdir "$root" -c "$root/pyproject.toml" "${files[@]}"
         grep -E '^(FAILED|ERROR|SKIPPED)|passed|failed|skipped' "$work/step.log" | tail -n 25 | cut -c1-200 || true
     done
 }
