@@ -98,17 +98,21 @@ if [ -z "$prefix" ]; then
     prefix=$root/build/gpu/prefix
     build 2>&1 | tee -a "$log" | grep -E '^\[|[Ee]rror' || true
 fi
-prefix=$(cd "$prefix" && pwd)
 if [ ! -d "$prefix/llama_dflash/lib" ]; then
     echo "run.sh: no llama_dflash/lib in $prefix: give --prefix the folder that a build was installed into" >&2
     exit 1
 fi
+prefix=$(cd "$prefix" && pwd)
 if [ -f "$prefix/llama_dflash/__init__.py" ]; then
     export PYTHONPATH=$prefix${PYTHONPATH:+:$PYTHONPATH}
 else # libraries alone: with the Python code of this checkout
     export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} LLAMA_CPP_LIB_PATH=$prefix/llama_dflash/lib
 fi
 export PYTHONUNBUFFERED=1
+if [ "$layers" != 0 ] && ! "$python" -c 'import llama_dflash, llama_cpp; assert llama_cpp.llama_supports_gpu_offload()'; then
+    echo "run.sh: the libraries in $prefix do not load, have no GPU backend, or find no GPU; --n-gpu-layers 0 does without" >&2
+    exit 1
+fi
 ops=${ops:-$prefix/bin/test-tree-ops}
 pair=(--target "$models/target.gguf" --drafter "$models/drafter.gguf")
 device=(--threads "$threads" --n-gpu-layers "$layers")
