@@ -41,6 +41,7 @@ bool llama_feature_store::take(int32_t il, ggml_tensor * input, ggml_backend_t b
     ggml_reset(views.get());
     ggml_tensor * whole = kept[layer - layers.begin()];
     ggml_tensor * place = ggml_view_2d(views.get(), whole, whole->ne[0], n_tokens, whole->nb[1], (next + token_offset)*whole->nb[1]);
+    ggml_backend_view_init(place);
 
     const ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(whole->buffer));
     if (ggml_backend_get_device(backend) == device) {
