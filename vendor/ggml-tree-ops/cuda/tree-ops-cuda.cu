@@ -258,7 +258,8 @@ static __device__ __forceinline__ float step(
         attention[c] = 0.0f;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            state.s[c][r] = fmaf(decay[KDA ? r : 0], state.s[c][r], in.k[r]*delta_c);
+            const float kept = decay[KDA ? r : 0];
+            state.s[c][r] = ROWS > 1 ? fmaf(kept, state.s[c][r], in.k[r]*delta_c) : fmaf(in.k[r], delta_c, kept*state.s[c][r]);
             if constexpr (ATTENTION) {
                 attention[c] = fmaf(state.s[c][r], in.q[r], attention[c]);
             }

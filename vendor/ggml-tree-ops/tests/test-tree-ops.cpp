@@ -217,7 +217,9 @@ public:
 private:
     void upload() {
         for (auto & [t, data] : sources) {
-            ggml_backend_tensor_set(t, data.data(), 0, data.size());
+            if (t->buffer) { // a scheduler gives none to what no op reads
+                ggml_backend_tensor_set(t, data.data(), 0, data.size());
+            }
         }
     }
 
