@@ -120,8 +120,11 @@ void drafter::make_context(const drafter_params & params) {
     llama_set_causal_attn(ctx.get(), is_causal); // most denoise the block as a whole
 
     n_top = head ? head->n_top() : params.n_top;
-    waiting = params.n_top > 0 ? features_on_device(target, ctx.get(), layers) : features_on_host(target, layers, is_mrope);
+    waiting = params.n_top > 0 ? features_on_device(target, ctx.get(), layers, n_block) : features_on_host(target, layers, is_mrope);
     llama_tree_set_top(ctx.get(), n_top);
+    if (params.n_top > 0) {
+        llama_tree_keep_both_graphs(ctx.get());
+    }
     if (head) {
         head->prepare(ctx.get());
     }

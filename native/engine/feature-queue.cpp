@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 namespace {
@@ -74,8 +75,8 @@ private:
 // The target's decodes write into a store of rows, behind those that wait.
 class device_queue : public feature_queue {
 public:
-    device_queue(llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers) :
-            target(target), n_batch((int32_t) llama_n_batch(target)) {
+    device_queue(llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers, int32_t n_block) :
+            target(target), n_batch((int32_t) llama_n_batch(target)), n_block(n_block) {
         if (llama_tree_keep_features(target, drafter, layers.data(), (int32_t) layers.size(), n_batch + batch) != 0) {
             throw std::runtime_error("no memory on the drafter's device to keep the features of " +
                     std::to_string(n_batch + batch) + " positions: use a smaller n_batch");
@@ -106,12 +107,7 @@ public:
 
     int32_t inject(llama_context * drafter, llama_pos pos) override {
         for (int32_t done = 0; done < size(); done += batch) {
-            const int32_t n = std::min(batch, size() - done);
-            std::vector<llama_pos> positions(n);
-            for (int32_t i = 0; i < n; ++i) {
-                positions[i] = pos + done + i;
-            }
-            const int32_t ret = llama_tree_inject(drafter, waiting.data() + done, positions.data(), n);
+            const int32_t ret = inject_some(drafter, pos + done, done, std::min(batch, size() - done));
             if (ret != 0) {
                 return ret;
             }
@@ -120,6 +116,22 @@ public:
     }
 
 private:
+    // A round accepts some other number of tokens each time. With rows that are removed again there are always as many, so
+    // that a device replays the graph of the last time. They fit: until its forward the block's cells are free.
+    int32_t inject_some(llama_context * drafter, llama_pos first, int32_t done, int32_t n) {
+        std::vector<int32_t> rows(waiting.begin() + done, waiting.begin() + done + n);
+        rows.resize(std::max(n, n_block), rows.back());
+
+        std::vector<llama_pos> positions(rows.size());
+        std::iota(positions.begin(), positions.end(), first);
+
+        int32_t ret = llama_tree_inject(drafter, rows.data(), positions.data(), (int32_t) rows.size());
+        if (ret == 0 && n < n_block) {
+            llama_memory_seq_rm(llama_get_memory(drafter), 0, first + n, -1);
+        }
+        return ret;
+    }
+
     void set_place(int32_t row) {
         place = row;
         llama_tree_place_features(target, row);
@@ -127,6 +139,7 @@ private:
 
     llama_context      * target;
     int32_t              n_batch;
+    int32_t              n_block;
     std::vector<int32_t> waiting;   // rows of the store
     int32_t              place = 0; // the row where a decode begins to write
 };
@@ -137,6 +150,7 @@ std::unique_ptr<feature_queue> features_on_host(llama_context * target, const st
     return std::make_unique<host_queue>(target, layers, is_mrope);
 }
 
-std::unique_ptr<feature_queue> features_on_device(llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers) {
-    return std::make_unique<device_queue>(target, drafter, layers);
+std::unique_ptr<feature_queue> features_on_device(
+        llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers, int32_t n_block) {
+    return std::make_unique<device_queue>(target, drafter, layers, n_block);
 }

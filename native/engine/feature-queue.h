@@ -36,5 +36,7 @@ public:
 // They are copied to the host, and come to the drafter with its batch.
 std::unique_ptr<feature_queue> features_on_host(llama_context * target, const std::vector<int32_t> & layers, bool is_mrope);
 
-// They stay on the drafter's device (llama_tree_keep_features). Throws std::runtime_error if there is no memory.
-std::unique_ptr<feature_queue> features_on_device(llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers);
+// They stay on the drafter's device (llama_tree_keep_features). The drafter's memory has room for a block of n_block
+// positions beside the injected ones. Throws std::runtime_error if there is no memory.
+std::unique_ptr<feature_queue> features_on_device(
+        llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers, int32_t n_block);

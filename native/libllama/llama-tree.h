@@ -78,6 +78,9 @@ extern "C" {
     // The target's decode must be over (llama_synchronize). Returns as llama_decode().
     LLAMA_API int32_t llama_tree_inject(struct llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n);
 
+    // For a context that decodes batches with outputs and without in turn: keep the graphs of both, in a compute buffer each.
+    LLAMA_API void llama_tree_keep_both_graphs(struct llama_context * ctx);
+
     // What the last failing llama_tree_* call of this thread, or a call refused because of a pending tree, complained
     // about. Never NULL. Valid until the thread's next such call.
     LLAMA_API const char * llama_tree_last_error(void);

@@ -21,12 +21,23 @@ def run(load, pair, n=60, **settings):
     return tokens, trees
 
 
+def assert_same_draft(found, expected):
+    """The same nodes. Features are injected in batches of another size, whose products may round in another way."""
+    if found is None or expected is None:
+        assert found is expected
+        return
+    assert (found.tokens, found.parents, found.path, found.sampled) == (expected.tokens, expected.parents, expected.path, expected.sampled)
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_same_tokens_and_the_same_trees(load, any_pair, settings):
-    if settings["budget"] == "auto":  # its choices depend on the clock
-        assert run(load, any_pair, device_outputs=True, **settings)[0] == run(load, any_pair, device_outputs=False, **settings)[0]
-    else:
-        assert run(load, any_pair, device_outputs=True, **settings) == run(load, any_pair, device_outputs=False, **settings)
+    found, found_trees = run(load, any_pair, device_outputs=True, **settings)
+    expected, expected_trees = run(load, any_pair, device_outputs=False, **settings)
+    assert found == expected
+    if settings["budget"] != "auto":  # its choices depend on the clock
+        for trees in zip(found_trees, expected_trees):
+            assert_same_draft(*trees)
 
 
 @pytest.mark.parametrize("sampling", [dict(temp=0.8), dict(temp=1.5, top_k=0, top_p=1.0), dict(temp=0.0, repeat_penalty=1.3)], ids=str)
