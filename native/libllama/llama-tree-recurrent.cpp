@@ -288,7 +288,7 @@ void llama_memory_recurrent_context::set_input_tree_parents(ggml_tensor * dst) c
 //
 
 size_t llama_memory_hybrid::tree_reserve(const llama_context & lctx, int32_t n_nodes) {
-    return mem_recr->tree_reserve(lctx, n_nodes);
+    return mem_recr->tree_reserve(lctx, n_nodes) + mem_attn->tree_reserve(lctx, n_nodes);
 }
 
 bool llama_memory_hybrid::tree_begin(const llama_context & lctx, const llama_tree_ptr & new_tree) {

@@ -71,6 +71,15 @@ llama_tree::llama_tree(llama_seq_id seq_id, llama_pos n_past, const int32_t * pa
 // verbs of the unified KV cache
 //
 
+// A device replays a graph as long as it looks at as many cells. Reading some masked ones costs it next to nothing.
+size_t llama_kv_cache::tree_reserve(const llama_context &, int32_t) {
+    const bool on_device = std::none_of(layers.begin(), layers.end(), [](const kv_layer & layer) {
+        return ggml_backend_buffer_is_host(layer.k->buffer);
+    });
+    tree_pad = on_device ? 2048 : 1;
+    return 0;
+}
+
 bool llama_kv_cache::tree_begin(const llama_context &, const llama_tree_ptr & new_tree) {
     if (n_stream != 1 || other) {
         return false;
@@ -184,6 +193,10 @@ void llama_kv_cache::tree_drop_cells() {
 //
 // verbs of the sliding-window cache: a full cache and a window cache, each with cells of its own
 //
+
+size_t llama_kv_cache_iswa::tree_reserve(const llama_context & lctx, int32_t n_nodes) {
+    return kv_base->tree_reserve(lctx, n_nodes) + kv_swa->tree_reserve(lctx, n_nodes);
+}
 
 bool llama_kv_cache_iswa::tree_begin(const llama_context & lctx, const llama_tree_ptr & new_tree) {
     if (!kv_base->tree_begin(lctx, new_tree) || !kv_swa->tree_begin(lctx, new_tree)) {
