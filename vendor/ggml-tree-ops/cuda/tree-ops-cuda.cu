@@ -8,6 +8,7 @@
 // many nodes.
 #include "tree-ops-cuda.cuh"
 
+#include "ggml-cuda/cp-async.cuh"
 #include "ggml-cuda/unary.cuh"
 #include "ggml-tree-ops.h"
 #include "small-copies-cuda.cuh"
@@ -45,6 +46,13 @@ struct warp_of_planners {
 // Columns of the state that a group of lanes takes through the tree: they share k and q, and their sums.
 static constexpr int COLUMNS = 4;
 
+// Nodes whose inputs are copied to shared memory at a time, while those before are computed. Three take longer than a load
+// from the L2 cache; with more, two blocks instead of three would fit on GPUs with 100 KB of shared memory.
+static constexpr int MAX_CHUNK = 3, MIN_CHUNK = 2;
+
+// Floats of a node there, before the block's columns of v: k, q for attention, g, beta.
+static constexpr int inputs_before_v(int S, bool kda, bool attention) { return S + (attention ? S : 0) + (kda ? S : 1) + 1; }
+
 // Rows of k or q: of head h % n_heads, sequence s / seqs_per_seq. Strides are in floats, from node to node in bytes (and in
 // 32 bits: one instruction an address).
 struct key_rows {
@@ -66,7 +74,9 @@ struct delta_net_args {
     float *         dst;
     int32_t         n_tokens;
     int32_t         n_path;
-    int32_t         n_shared_ints; // before the slots: the visits
+    int32_t         inputs_at, slots_at; // in the shared memory, in float4
+    int32_t         n_inputs; // floats, of a node
+    int32_t         chunk;    // nodes
     float           scale;
 };
 
@@ -74,6 +84,12 @@ struct delta_net_args {
 template <class T> static __device__ __forceinline__ void keep(T *& address) {
     asm volatile("" : "+l"(address));
     __builtin_assume(__isGlobal(address));
+}
+
+// The same for the slots and the distance of their parts, else worked out again for every state that is saved.
+static __device__ __forceinline__ void keep_shared(float4 *& address, int32_t & stride) {
+    asm volatile("" : "+l"(address), "+r"(stride));
+    __builtin_assume(__isShared(address));
 }
 
 // `stride` is in bytes.
@@ -85,7 +101,23 @@ static __device__ const float * row_of(const key_rows & rows, uint32_t head, uin
     return rows.first + head % rows.n_heads*rows.head_stride + seq/rows.seqs_per_seq*rows.seq_stride;
 }
 
-// The rows of one head, at this lane.
+// From global to shared memory. From Ampere on it only starts here, and has ended after wait_for_copies().
+static __device__ __forceinline__ void start_copy(float * to, const float * from) {
+#ifdef CP_ASYNC_AVAILABLE
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" : : "r"(ggml_cuda_cvta_generic_to_shared(to)), "l"(from) : "memory");
+#else
+    *to = *from;
+#endif // CP_ASYNC_AVAILABLE
+}
+
+// Those of this thread.
+static __device__ __forceinline__ void wait_for_copies() {
+#ifdef CP_ASYNC_AVAILABLE
+    cp_async_wait_all();
+#endif // CP_ASYNC_AVAILABLE
+}
+
+// What a lane needs of a node.
 template <int ROWS, bool KDA, bool ATTENTION>
 struct node_inputs {
     float k[ROWS];
@@ -94,6 +126,7 @@ struct node_inputs {
     float v, beta;
 };
 
+// The inputs of one head: where they are, and how they lie in shared memory.
 template <int S, bool KDA, bool ATTENTION>
 struct head_rows {
     static constexpr int LANES = S < 32 ? S : 32;
@@ -101,6 +134,13 @@ struct head_rows {
     static constexpr int SUMS  = ATTENTION ? 2*COLUMNS : COLUMNS; // over the lanes, in each step
     using inputs = node_inputs<ROWS, KDA, ATTENTION>;
 
+    // k is first
+    static constexpr int Q_AT    = S;
+    static constexpr int G_AT    = Q_AT + (ATTENTION ? S : 0);
+    static constexpr int V_AT    = inputs_before_v(S, KDA, ATTENTION);
+    static constexpr int BETA_AT = V_AT - 1;
+
+    // q, k, v and the row of g: at this thread's place in its warp
     const float * q;
     const float * k;
     const float * v;
@@ -108,20 +148,21 @@ struct head_rows {
     const float * beta;
     int32_t       q_stride, k_stride, v_stride, g_stride, beta_stride; // bytes, from node to node
 
-    __device__ head_rows(const delta_net_args & a, int lane, int v_column) {
+    __device__ head_rows(const delta_net_args & a, int32_t thread) {
         const uint32_t head = blockIdx.y, seq = blockIdx.z;
         const int32_t  n_heads = gridDim.y;
         const int64_t  first = (int64_t) seq*a.n_tokens*n_heads + head; // of g and beta
+        const int32_t  at      = thread % 32;
         if constexpr (ATTENTION) {
-            q        = row_of(a.q, head, seq) + lane;
+            q        = row_of(a.q, head, seq) + at;
             q_stride = a.q.node_stride;
             keep(q);
         }
-        k           = row_of(a.k, head, seq) + lane;
+        k           = row_of(a.k, head, seq) + at;
         k_stride    = a.k.node_stride;
-        v           = a.v + head*a.v_head_stride + seq*a.v_seq_stride + v_column;
+        v           = a.v + head*a.v_head_stride + seq*a.v_seq_stride + blockIdx.x*blockDim.y*COLUMNS + at;
         v_stride    = a.v_node_stride;
-        g           = a.g + (KDA ? first*S + lane : first);
+        g           = a.g + (KDA ? first*S + at : first);
         g_stride    = n_heads*(KDA ? S : 1)*(int32_t) sizeof(float);
         beta        = a.beta + first;
         beta_stride = n_heads*(int32_t) sizeof(float);
@@ -131,28 +172,60 @@ struct head_rows {
         keep(beta);
     }
 
-    __device__ inputs load(int32_t node) const {
+    // Starts to copy the inputs of the visits [first, last), each by one warp.
+    __device__ void start_copies(const int32_t * visits, int32_t first, int32_t last, float * to, int32_t n_inputs, int32_t thread) const {
+        const int32_t n_warps = LANES*blockDim.y/32;
+        for (int32_t i = first + thread/32; i < last; i += n_warps) {
+            copy_node(tree_visit_unpack(visits[i]).node, to + (i - first)*n_inputs, thread % 32);
+        }
+    }
+
+    __device__ static inputs load(const float * from, int lane, int column) {
         inputs in;
-        const float * k_node = at_node(k, node, k_stride);
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            in.k[r] = k_node[r*LANES];
-        }
-        if constexpr (ATTENTION) {
-            const float * q_node = at_node(q, node, q_stride);
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                in.q[r] = q_node[r*LANES];
+            in.k[r] = from[r*LANES + lane];
+            if constexpr (ATTENTION) {
+                in.q[r] = from[Q_AT + r*LANES + lane];
+            }
+            if constexpr (KDA) {
+                in.g[r] = from[G_AT + r*LANES + lane];
             }
         }
-        const float * g_node = at_node(g, node, g_stride);
-#pragma unroll
-        for (int r = 0; r < (KDA ? ROWS : 1); r++) {
-            in.g[r] = g_node[r*LANES];
+        if constexpr (!KDA) {
+            in.g[0] = from[G_AT];
         }
-        in.v    = *at_node(v, node, v_stride);
-        in.beta = *at_node(beta, node, beta_stride);
+        in.beta = from[BETA_AT];
+        in.v    = from[V_AT + column];
         return in;
+    }
+
+private:
+    __device__ void copy_node(int32_t node, float * to, int32_t at) const {
+        copy_row(to + at, at_node(k, node, k_stride), at);
+        if constexpr (ATTENTION) {
+            copy_row(to + Q_AT + at, at_node(q, node, q_stride), at);
+        }
+        if constexpr (KDA) {
+            copy_row(to + G_AT + at, at_node(g, node, g_stride), at);
+        } else if (at == 0) {
+            start_copy(to + G_AT, at_node(g, node, g_stride));
+        }
+        if (at == 0) {
+            start_copy(to + BETA_AT, at_node(beta, node, beta_stride));
+        }
+        if (at < COLUMNS*blockDim.y) {
+            start_copy(to + V_AT + at, at_node(v, node, v_stride));
+        }
+    }
+
+    __device__ static void copy_row(float * to, const float * from, int32_t at) {
+#pragma unroll
+        for (int i = 0; i < S; i += 32) {
+            if (i + at < S) {
+                start_copy(to + i, from + i);
+            }
+        }
     }
 };
 
@@ -202,16 +275,16 @@ struct state_part {
     }
 
     // A slot has ROWS float4 for each thread of the block; neighbouring threads' are neighbours.
-    __device__ void save(float4 * slot) const {
+    __device__ void save(float4 * slot, int32_t n_threads) const {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            slot[r*blockDim.x*blockDim.y] = make_float4(s[0][r], s[1][r], s[2][r], s[3][r]);
+            slot[r*n_threads] = make_float4(s[0][r], s[1][r], s[2][r], s[3][r]);
         }
     }
-    __device__ void restore(const float4 * slot) {
+    __device__ void restore(const float4 * slot, int32_t n_threads) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const float4 x = slot[r*blockDim.x*blockDim.y];
+            const float4 x = slot[r*n_threads];
             s[0][r] = x.x; s[1][r] = x.y; s[2][r] = x.z; s[3][r] = x.w;
         }
     }
@@ -284,9 +357,11 @@ static __device__ int32_t plan_path(const int32_t * path, int32_t n_path, int32_
 }
 
 // A block takes COLUMNS * blockDim.y columns of one head through the tree (ATTENTION), or along the path. Groups of LANES
-// lanes have COLUMNS columns each and no business with each other but the plan, which the first warp makes for all.
+// lanes have COLUMNS columns each. What they share is the plan, which the first warp makes, and the nodes' inputs, which are
+// in shared memory before they are needed: a load from global memory takes longer than a node.
 //
-// Shared memory: the visits, then the slots of the states that wait; the plan's scratch lies where the slots will be.
+// Shared memory: the visits, the inputs of two chunks of nodes (one computed, one coming), then the slots of the states that
+// wait. The plan's scratch lies where the latter two will be.
 template <int S, bool KDA, bool ATTENTION>
 static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_net_args a) {
     using rows_t = head_rows<S, KDA, ATTENTION>;
@@ -297,16 +372,15 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     extern __shared__ float4 shared[];
     __shared__ int32_t n_path_nodes;
     int32_t * visits = (int32_t *) shared;
-    float4 *  slots  = shared + a.n_shared_ints/4;
 
     const int     lane       = threadIdx.x;
     const int     thread     = threadIdx.y*LANES + lane;
-    const int     first_col  = (blockIdx.x*blockDim.y + threadIdx.y)*COLUMNS;
-    const int     own_col    = first_col + lane/(LANES/SUMS) % COLUMNS; // whose sums this lane ends up with
+    const int     group_col  = threadIdx.y*COLUMNS; // in the block
+    const int     own_col    = group_col + lane/(LANES/SUMS) % COLUMNS; // whose sums this lane ends up with
+    const int     block_col  = blockIdx.x*blockDim.y*COLUMNS;
     const int64_t head       = (int64_t) blockIdx.z*gridDim.y + blockIdx.y; // through all sequences
-    const int64_t state_at   = (head*S + first_col)*S + lane;
-    const int     slot_size  = ROWS*blockDim.x*blockDim.y;
-    const rows_t  rows(a, lane, own_col);
+    const int64_t state_at   = (head*S + block_col + group_col)*S + lane;
+    const rows_t  rows(a, thread);
 
     ggml_cuda_pdl_lc();
     ggml_cuda_pdl_sync();
@@ -316,7 +390,8 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
 
     if (thread < 32) {
         if constexpr (ATTENTION) {
-            tree_plan(warp_of_planners { thread }, a.indices + (int64_t) blockIdx.z*a.n_tokens, a.n_tokens, visits, (int32_t *) slots);
+            int32_t * scratch = (int32_t *) (shared + a.inputs_at);
+            tree_plan(warp_of_planners { thread }, a.indices + (int64_t) blockIdx.z*a.n_tokens, a.n_tokens, visits, scratch);
         } else {
             const int32_t n = plan_path(a.indices + (int64_t) blockIdx.z*a.n_path, a.n_path, a.n_tokens, visits, thread);
             if (thread == 0) {
@@ -327,7 +402,7 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     __syncthreads();
 
     const int32_t n = ATTENTION ? a.n_tokens : n_path_nodes;
-    float * out = a.dst + ((int64_t) blockIdx.z*a.n_tokens*gridDim.y + blockIdx.y)*S + own_col; // attention only
+    float * out = a.dst + ((int64_t) blockIdx.z*a.n_tokens*gridDim.y + blockIdx.y)*S + block_col + own_col; // attention only
     const int32_t out_stride = gridDim.y*S*(int32_t) sizeof(float);
     keep(out);
     const auto store_attention = [=](int32_t node, float sum) {
@@ -335,38 +410,52 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
             *(float *) ((char *) out + (int64_t) node*out_stride) = sum*a.scale;
         }
     };
-    slots += thread;
+    float4 * slots     = shared + a.slots_at + thread;
+    int32_t  n_threads = LANES*blockDim.y;
+    keep_shared(slots, n_threads);
 
-    int32_t                 coming = 0;
-    typename rows_t::inputs next   = {};
-    if (n > 0) {
-        coming = visits[0];
-        next   = rows.load(tree_visit_unpack(coming).node);
-    }
+    float * here  = (float *) (shared + a.inputs_at); // the inputs of this chunk
+    float * there = here + a.chunk*a.n_inputs;        // and of the next one
+    rows.start_copies(visits, 0, min(a.chunk, n), here, a.n_inputs, thread);
+
     float   attention[COLUMNS] = { 0.0f, 0.0f, 0.0f, 0.0f };
     int32_t before             = 0; // the node whose attention that is
-    for (int32_t i = 0; i < n; i++) {
-        const tree_visit              now = tree_visit_unpack(coming);
-        const typename rows_t::inputs in  = next;
-        coming = visits[min(i + 1, n - 1)]; // the last node's inputs are loaded twice: cheaper than a branch
-        next   = rows.load(tree_visit_unpack(coming).node);
-        if (ATTENTION && now.from != tree_visit::PREVIOUS && i > 0) {
-            if (now.from == tree_visit::START) {
-                state.template load<S, LANES>(a.state + state_at);
-            } else {
-                state.restore(slots + now.from*slot_size);
+    for (int32_t first = 0; first < n; first += a.chunk) {
+        const int32_t last = min(first + a.chunk, n);
+        wait_for_copies();
+        __syncthreads(); // now everybody's copies are here, and nobody reads the chunk before any more
+        rows.start_copies(visits, last, min(last + a.chunk, n), there, a.n_inputs, thread);
+
+        const float *           from   = here;
+        int32_t                 coming = visits[first];
+        typename rows_t::inputs in     = rows_t::load(from, lane, own_col);
+        for (int32_t i = first; i < last; i++) {
+            const tree_visit now = tree_visit_unpack(coming);
+            if (ATTENTION && now.from != tree_visit::PREVIOUS && i > 0) {
+                if (now.from == tree_visit::START) {
+                    state.template load<S, LANES>(a.state + state_at);
+                } else {
+                    state.restore(slots + now.from*ROWS*n_threads, n_threads);
+                }
+            }
+            const float sum = step<S, KDA, ATTENTION>(state, attention, in, lane);
+
+            // The chunk's last node is loaded twice: cheaper than a branch.
+            const bool more = i + 1 < last;
+            from += more ? a.n_inputs : 0;
+            in     = rows_t::load(from, lane, own_col);
+            coming = visits[more ? i + 1 : i];
+            if constexpr (ATTENTION) {
+                if (i > 0) {
+                    store_attention(before, sum);
+                }
+                before = now.node;
+                if (now.to != tree_visit::NOWHERE) {
+                    state.save(slots + now.to*ROWS*n_threads, n_threads);
+                }
             }
         }
-        const float sum = step<S, KDA, ATTENTION>(state, attention, in, lane);
-        if constexpr (ATTENTION) {
-            if (i > 0) {
-                store_attention(before, sum);
-            }
-            before = now.node;
-            if (now.to != tree_visit::NOWHERE) {
-                state.save(slots + now.to*slot_size);
-            }
-        }
+        float * t = here; here = there; there = t;
     }
     if constexpr (ATTENTION) {
         float sums[SUMS] = { 0.0f, 0.0f, 0.0f, 0.0f, attention[0], attention[1], attention[2], attention[3] };
@@ -376,27 +465,39 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     }
 }
 
-// How a delta-net op is laid out on the GPU.
+// How a delta-net op is laid out on the GPU: as many groups, then as large chunks, as the shared memory has room for.
 struct delta_net_launch {
     int32_t n_groups = 4; // of lanes, in a block
-    int32_t n_shared_ints;
+    int32_t chunk    = MAX_CHUNK;
+    int32_t n_inputs; // floats, of a node
+    int32_t inputs_at, slots_at; // in float4
     size_t  n_shared_bytes;
 
     delta_net_launch(const ggml_tensor * dst) {
-        const bool    attention = dst->op == GGML_OP_GATED_DELTA_NET_TREE;
-        const int64_t S         = dst->src[attention ? 2 : 1]->ne[0];
-        const int64_t n_visits  = attention ? dst->src[2]->ne[2] : dst->src[5]->ne[0];
-        n_shared_ints = (int32_t) GGML_PAD(n_visits, 4);
-        while (n_groups > 2 && attention && slot_bytes(S, n_visits) + n_shared_ints*sizeof(int32_t) > MAX_SHARED_BYTES) {
-            n_groups /= 2;
+        arrange(dst);
+        while (n_shared_bytes > MAX_SHARED_BYTES && (chunk > MIN_CHUNK || n_groups > 2)) {
+            if (chunk > MIN_CHUNK) {
+                chunk--;
+            } else {
+                n_groups /= 2;
+                chunk = MAX_CHUNK;
+            }
+            arrange(dst);
         }
-        const size_t scratch = tree_plan_scratch((int32_t) n_visits)*sizeof(int32_t);
-        n_shared_bytes = n_shared_ints*sizeof(int32_t) + (attention ? std::max(slot_bytes(S, n_visits), scratch) : 0);
     }
 
 private:
-    size_t slot_bytes(int64_t S, int64_t n_nodes) const {
-        return tree_plan_n_slots((int32_t) n_nodes)*S*COLUMNS*n_groups*sizeof(float);
+    void arrange(const ggml_tensor * dst) {
+        const bool    attention = dst->op == GGML_OP_GATED_DELTA_NET_TREE;
+        const int32_t S         = (int32_t) dst->src[attention ? 2 : 1]->ne[0];
+        const bool    kda       = dst->src[attention ? 3 : 2]->ne[0] > 1;
+        const int32_t n_visits  = (int32_t) (attention ? dst->src[2]->ne[2] : dst->src[5]->ne[0]);
+        const int32_t n_slots   = attention ? tree_plan_n_slots(n_visits) : 0;
+        const int32_t n_scratch = attention ? tree_plan_scratch(n_visits) : 0;
+        n_inputs       = inputs_before_v(S, kda, attention) + COLUMNS*n_groups;
+        inputs_at      = (n_visits + 3)/4;
+        slots_at       = inputs_at + (2*chunk*n_inputs + 3)/4;
+        n_shared_bytes = std::max(slots_at + n_slots*S*n_groups, inputs_at + (n_scratch + 3)/4)*sizeof(float4);
     }
 };
 
@@ -423,7 +524,10 @@ static delta_net_args args_of(const ggml_tensor * dst, const delta_net_launch & 
     a.dst           = (float *) dst->data;
     a.n_tokens      = (int32_t) v->ne[2];
     a.n_path        = (int32_t) src[5]->ne[0];
-    a.n_shared_ints = launch.n_shared_ints;
+    a.inputs_at     = launch.inputs_at;
+    a.slots_at      = launch.slots_at;
+    a.n_inputs      = launch.n_inputs;
+    a.chunk         = launch.chunk;
     a.scale         = 1.0f/sqrtf((float) v->ne[0]);
     return a;
 }
