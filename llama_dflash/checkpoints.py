@@ -12,6 +12,7 @@ checkpoints all lie on the text in memory. A purely recurrent model's copy is ev
 from __future__ import annotations
 
 import ctypes
+import time
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
 
@@ -23,6 +24,9 @@ Tokens = npt.NDArray[np.intc]
 
 STEP = 160  # tokens between two checkpoints while a text is written. Rarely enough to cost little: a large model's states
 # are 150 MB. Often enough that going back evaluates fewer than 200 tokens again, a draft tree's included.
+CHEAP = 0.005  # seconds: copies that take less are made whenever one is due
+SHARE = 0.02  # of the time, at most, goes into the others while a text is written: on a GPU, where 150 MB come from the device
+# in the time of two rounds, they are further apart than STEP
 NEAR = 32  # tokens: two checkpoints are not closer than this, as evaluating so few again costs about as much as making one
 TURN_WEIGHT = 4.0  # how much more than another checkpoint one where a text probably branches off is worth keeping
 TEMPLATE_TOKENS = 64  # at most, of a chat template after a message's last special token
@@ -96,6 +100,7 @@ class Checkpoints:
         self._others: List[Checkpoint] = []  # on other texts, those that were left first in front
         self._draft: Optional[Checkpoint] = None  # before tokens that a stock draft model proposed
         self._spare: Optional[npt.NDArray[np.uint8]] = None  # of a dropped one: memory that need not be got anew
+        self._rest_until = 0.0  # time.monotonic() from which on the last copy was worth its time
 
     # ---------------------------------------------------------------- what there is
 
@@ -139,7 +144,7 @@ class Checkpoints:
         since_last = len(text) - self._last
         if since_last >= NEAR and len(text) in self.places:
             self._add(text, at_turn=True)
-        elif since_last >= STEP and not 0 < self.until_place(len(text)) < NEAR:
+        elif since_last >= STEP and not 0 < self.until_place(len(text)) < NEAR and time.monotonic() >= self._rest_until:
             fitting = self.max_bytes // max(1, self._size())
             if since_last >= n_new // max(1, fitting // 2):
                 self._add(text, at_turn=False)
@@ -257,9 +262,12 @@ class Checkpoints:
         states, self._spare = self._spare, None
         if states is None or states.nbytes != self._size():
             states = np.empty(self._size(), dtype=np.uint8)
+        started = time.monotonic()
         n = llama_cpp.llama_state_seq_get_data_ext(
             self._ctx.ctx, _pointer(states), states.nbytes, 0, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         )
+        seconds = time.monotonic() - started
+        self._rest_until = started + seconds / SHARE if seconds > CHEAP else 0.0
         return Checkpoint(text.copy(), states, at_turn) if n == states.nbytes > 0 else None
 
     def _write(self, checkpoint: Checkpoint) -> bool:

@@ -4,6 +4,7 @@
 #include "llama-tree.h"
 
 #include "llama-context.h"
+#include "llama-memory.h"
 #include "llama-model.h"
 
 #include <utility>
@@ -23,4 +24,7 @@ void llama_context::select_sched(bool has_outputs) {
 
 void llama_tree_keep_both_graphs(llama_context * ctx) {
     ctx->keep_both_graphs();
+    if (llama_memory_t mem = ctx->get_memory()) {
+        mem->tree_reserve(*ctx, 1); // as many cells for as long as possible
+    }
 }

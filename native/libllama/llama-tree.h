@@ -78,7 +78,8 @@ extern "C" {
     // The target's decode must be over (llama_synchronize). Returns as llama_decode().
     LLAMA_API int32_t llama_tree_inject(struct llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n);
 
-    // For a context that decodes batches with outputs and without in turn: keep the graphs of both, in a compute buffer each.
+    // For a context that decodes batches with outputs and without in turn: keep the graphs of both, in a compute buffer
+    // each, and on a device for as long as it can be done.
     LLAMA_API void llama_tree_keep_both_graphs(struct llama_context * ctx);
 
     // What the last failing llama_tree_* call of this thread, or a call refused because of a pending tree, complained

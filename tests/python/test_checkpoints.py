@@ -15,7 +15,7 @@ from same_text import assert_same_text
 
 import llama_cpp
 from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
-from llama_dflash import Llama
+from llama_dflash import Llama, checkpoints
 from llama_dflash.checkpoints import NEAR, RAW_TOKENS, STEP, Checkpoint, Checkpoints, branching_places
 
 # Logits of the order of 10 that were computed in batches of other sizes (F32 weights, no flash attention) differ by up to
@@ -348,6 +348,35 @@ def test_with_little_room_checkpoints_are_close_together_near_the_end():
     places = list(kept.by_place())
     gaps = np.diff([0, *places])
     assert len(places) >= 10 and places[-1] == end and gaps[0] > 8 * gaps[-1] and (gaps[1:] <= 2 * gaps[:-1]).all()
+
+
+@pytest.mark.parametrize("seconds, most", [(0.0, 50), (0.05, 4), (0.5, 1)])
+def test_copies_that_take_long_are_rare_while_a_text_is_written(objects, arch, monkeypatch, seconds, most):
+    """A clock on which a token takes a millisecond, and a copy as long as is said."""
+    clock = [1e9 * (1 + seconds)]
+    begun = clock[0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    get = llama_cpp.llama_state_seq_get_data_ext
+
+    def slow(*args):
+        clock[0] += seconds
+        return get(*args)
+
+    monkeypatch.setattr(checkpoints.llama_cpp, "llama_state_seq_get_data_ext", slow)
+    llm = objects(arch, checkpoint_bytes=1 << 30)
+    llm.eval(random_text(20))
+    copies = []
+    for i in range(8000):
+        clock[0] += 0.001
+        text = np.arange(20 + i, dtype=np.intc)
+        llm._checkpoints.n_known = len(text) - 1
+        before = len(llm._checkpoints.by_place())
+        llm._checkpoints.evaluated(text, len(text) - 1)
+        copies += [i] * (len(llm._checkpoints.by_place()) - before)
+    assert 1 <= len(copies) <= most
+    assert seconds * (len(copies) - 1) <= 0.021 * (clock[0] - begun)
+    monkeypatch.undo()
+    llm.reset()
 
 
 @pytest.mark.parametrize("budget", [0, 1, 1000])
