@@ -97,12 +97,14 @@ public:
     }
 
     void push(const std::vector<int32_t> & rows) override {
+        if (rows.empty()) {
+            return;
+        }
+        llama_synchronize(target); // nothing else makes the drafter wait for the copies into the store
         for (const int32_t row : rows) {
             waiting.push_back(place + row);
         }
-        if (!rows.empty()) {
-            set_place(place + 1 + *std::max_element(rows.begin(), rows.end()));
-        }
+        set_place(place + 1 + *std::max_element(rows.begin(), rows.end()));
     }
 
     int32_t inject(llama_context * drafter, llama_pos pos) override {

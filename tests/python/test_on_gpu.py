@@ -73,6 +73,18 @@ def test_the_drafter_predicts_on_the_gpu_what_it_predicts_on_the_cpu(kept, gpu_p
     assert np.abs(probabilities[0] - probabilities[1]).max() < 0.02
 
 
+def test_a_drafter_waits_for_the_features_of_a_batch_that_nobody_has_read(kept, gpu_pair):
+    """Of full batches: their features are injected at once, while the target may still be computing them."""
+    prompt = PROMPT * 96
+    probabilities = []
+    for on_device in (False, True):
+        llm = kept(gpu_pair, gpu_pair.draft(budget=12, device_outputs=on_device), n_ctx=2048, n_batch=512, n_ubatch=512, **ON_GPU)
+        llm.eval(prompt)
+        probabilities.append(np.exp(llm._engine.logprobs(ord("0"), len(prompt), 15, llm.n_vocab())))
+    assert probabilities[0].max() > 0.1, "it predicts something, or this test shows nothing"
+    assert np.abs(probabilities[0] - probabilities[1]).max() < 0.02
+
+
 @pytest.fixture(scope="module", params=itertools.product(["markov", "selector"], ["llama", "qwen35"]), ids="-".join)
 def headed_pair(request, tmp_path_factory):
     """Of DSpark and DFlash2 drafters."""
