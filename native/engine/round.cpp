@@ -27,13 +27,12 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
         draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads,
                 device_outputs ? n_wanted(params) : 0 }),
         synthetic(params.synthetic_length), trees(llama_tree_supported(llama_get_model(target))) {
-    llama_tree_set_top(target, device_outputs ? 1 : 0);
-
     const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
     const int32_t depth    = std::min(draft.max_positions(), n_nodes - 1);
     if (trees && llama_tree_reserve(target, n_nodes, depth) != 0) {
         throw std::runtime_error(llama_tree_last_error());
     }
+    llama_tree_set_top(target, device_outputs ? 1 : 0); // the last: no destructor takes it back if this throws
 }
 
 llama_dflash::~llama_dflash() {
