@@ -41,7 +41,7 @@ static bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
 }
 
 static bool is_small_copy(const ggml_tensor * t) {
-    if (t->op != GGML_OP_CPY || !(t->flags & GGML_TENSOR_FLAG_COMPUTE)) {
+    if (t->op != GGML_OP_CPY || !(t->flags & GGML_TENSOR_FLAG_COMPUTE) || ggml_is_empty(t)) {
         return false;
     }
     const ggml_tensor * src = t->src[0];
