@@ -23,6 +23,7 @@ _DRAFT_BATCH = 512  # positions that the engine injects at once
 _F32 = 4  # bytes; recurrent states are kept in it
 
 _NOT_COUNTED = "llama.cpp's compute buffers, which it sizes when a model is loaded, by n_ubatch and the vocabulary above all"
+_NOT_COUNTED_OF_DRAFTERS = "of a drafter on a GPU, the features that wait there (n_batch + 512 positions of every layer it reads)"
 _NOT_COUNTED_OF_HYBRIDS = (
     "of a hybrid, what a verification keeps of its nodes, and checkpoints (host memory, up to checkpoint_bytes)"
 )
@@ -322,6 +323,8 @@ def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:
         "draft_context": settings.draft_context,
     }
     uncounted = [_NOT_COUNTED]
+    if any(model.is_drafter for model in models):
+        uncounted.append(_NOT_COUNTED_OF_DRAFTERS)
     if any(model.recurrent_bytes() for model in models):
         uncounted.append(_NOT_COUNTED_OF_HYBRIDS)
     return {"files": files, "fits": fits, "settings": asked, "memory_bytes": total, "memory_not_counted": uncounted}

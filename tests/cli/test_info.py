@@ -82,7 +82,9 @@ def test_what_is_not_counted_is_said(files, tmp_path):
     hybrid = report([Model(write_hybrid(tmp_path / "t.gguf"))], Settings())
     assert ["compute buffers" in what for what in plain["memory_not_counted"]] == [True]
     assert ["checkpoints" in what for what in hybrid["memory_not_counted"]] == [False, True]
-    for facts in (plain, hybrid):
+    pair = report([Model(files / "target.gguf"), Model(files / "drafter.gguf")], Settings())
+    assert ["features" in what for what in pair["memory_not_counted"]] == [False, True]
+    for facts in (plain, hybrid, pair):
         assert text(facts).splitlines()[-len(facts["memory_not_counted"]) :] == [
             f"Not counted: {what}." for what in facts["memory_not_counted"]
         ]
