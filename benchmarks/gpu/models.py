@@ -1,6 +1,6 @@
 """Writes the models that are measured: random weights of a real shape, by the tool that --synth names.
 
-    python benchmarks/gpu/models.py --synth synth_gguf.py --preset 27b --out DIR
+    python benchmarks/gpu/models.py --synth FILE --preset 27b --out DIR
 
 target.gguf and drafter.gguf (BF16), and slice.gguf: the target's first layers alone, for a profile of single kernels.
 What such models write means nothing; time and memory are real. The three are written at once, by a process each.
@@ -73,7 +73,7 @@ def missing(out: Path, preset: str) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--synth", type=Path, required=True, help="synth_gguf.py")
+    parser.add_argument("--synth", type=Path, required=True, help="the Python file that has the shapes and writes them")
     parser.add_argument("--preset", default="27b")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

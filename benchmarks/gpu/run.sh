@@ -14,7 +14,7 @@ benchmarks/gpu/run.sh [OPTIONS]
                       (default: all but chain-long; they are run in the order tests,ops,round,chain,pairs,profile,sanitizer)
   --llama-server PATH an unpatched llama-server with CUDA, for chain and chain-long
   --ops PATH          the program test-tree-ops (default: PREFIX/bin/test-tree-ops)
-  --synth PATH        synth_gguf.py, which writes the models (default: ../shared/tools/synth_gguf.py)
+  --synth PATH        the program that writes the models, for the step "models" (README.md says what it has to do)
   --models DIR        where the models are or are to be written, 23 GB (default: build/gpu/models)
   --preset NAME       shape of the models: 27b, 9b, 4b, tiny (default: 27b)
   --contexts LIST     tokens in memory, one measurement each (default: 512,32768,131072)
@@ -25,7 +25,7 @@ benchmarks/gpu/run.sh [OPTIONS]
 TEXT
 }
 
-prefix= out=$root/build/gpu/out models=$root/build/gpu/models synth=$root/../shared/tools/synth_gguf.py
+prefix= out=$root/build/gpu/out models=$root/build/gpu/models synth=
 steps=tests,ops,sanitizer,models,round,chain,pairs,profile
 server= ops= preset=27b contexts=512,32768,131072 threads=8 layers=-1 seconds=3600 python=python3
 while [ $# -gt 0 ]; do
@@ -39,6 +39,11 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 deadline=$((SECONDS + seconds - 5))
+if [[ ,$steps, == *,models,* || ,$steps, == *,sanitizer,* ]] && [ ! -f "$synth" ]; then
+    echo "run.sh: the steps models and sanitizer write models with the program that --synth names, found \"$synth\": give" \
+        "one, or leave the two out of --steps and name a folder of models that are there (--models)" >&2
+    exit 2
+fi
 mkdir -p "$out" "$models"
 out=$(cd "$out" && pwd) models=$(cd "$models" && pwd)
 log=$out/log.txt results=$out/results.json work=$(mktemp -d)

@@ -100,6 +100,12 @@ def test_one_forward_of_every_kind_runs_for_the_profiler(folder):
         script("kernels.py", "run", "--target", folder / "target.gguf", "--kind", kind, "--n", 9, "--context", 32, *ON_CPU)
 
 
+def test_a_program_that_writes_models_is_asked_for_before_anything_is_done(folder):
+    command = ["bash", str(GPU / "run.sh"), "--steps", "tests,models", "--out", str(folder / "never")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2 and "--synth" in done.stderr and not (folder / "never").exists()
+
+
 def test_a_gpu_that_is_not_there_is_named(folder):
     import llama_dflash  # noqa: F401  before llama_cpp
     import llama_cpp
