@@ -34,12 +34,6 @@ static __global__ void __launch_bounds__(COPY_THREADS) small_copies_kernel(const
     c.dst[i] = c.src[row.y + plane.y*c.stride1 + block.y*c.stride2 + block.x*c.stride3];
 }
 
-static bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
-    const char * a_first = (const char *) a->data;
-    const char * b_first = (const char *) b->data;
-    return a_first < b_first + ggml_nbytes(b) && b_first < a_first + ggml_nbytes(a);
-}
-
 static bool is_small_copy(const ggml_tensor * t) {
     if (t->op != GGML_OP_CPY || !(t->flags & GGML_TENSOR_FLAG_COMPUTE) || ggml_is_empty(t)) {
         return false;

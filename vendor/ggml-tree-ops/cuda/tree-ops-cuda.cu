@@ -719,12 +719,6 @@ bool ggml_cuda_tree_op_compute(ggml_backend_cuda_context & ctx, ggml_tensor * ds
     }
 }
 
-static bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
-    const char * a_first = (const char *) a->data;
-    const char * b_first = (const char *) b->data;
-    return a_first < b_first + ggml_nbytes(b) && b_first < a_first + ggml_nbytes(a);
-}
-
 // A convolution and its SiLU. The SiLU may have been given memory that the convolution's inputs had.
 static bool is_conv_with_silu(const ggml_cgraph * graph, int i) {
     if (!ggml_can_fuse(graph, i, { GGML_OP_SSM_CONV_TREE, GGML_OP_UNARY }) || ggml_get_unary_op(graph->nodes[i + 1]) != GGML_UNARY_OP_SILU) {

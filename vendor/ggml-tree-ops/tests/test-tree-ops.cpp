@@ -1002,7 +1002,7 @@ static void copies_in_a_row_keep_their_order() {
             if (from == to) {
                 continue;
             }
-            const int ne[] = { random_int(1, 40), random_int(1, 6), random_int(1, 4) };
+            const int ne[] = { random_int(1, 40), random_int(1, 6), random_int(0, 4) }; // some are empty
             const int stride1 = ne[0] + random_int(0, 8), stride2 = random_int(0, 2) ? stride1*ne[1] + random_int(0, 8) : 1;
             const int src_at = random_int(0, size - (40 + 8)*6*4 - 8*4), dst_at = random_int(0, size - 40*6*4);
             const size_t f = sizeof(float);
