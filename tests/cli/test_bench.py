@@ -122,6 +122,7 @@ def test_an_interrupted_run_keeps_what_was_measured(prompts, number):
     process = subprocess.Popen(
         [sys.executable, "-m", "llama_dflash", *arguments],
         cwd=prompts, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background of a shell ignore it
     )  # fmt: skip
     try:
         for line in process.stderr:
