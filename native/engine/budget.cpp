@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 void running_mean::add(double x) {
     count += 1;
@@ -82,8 +83,10 @@ static constexpr double worthwhile_proof = 1.02;
 // a plain round now and then keeps its cost known as the context grows
 static constexpr int32_t plain_every = 64;
 
-// nodes of a forward, the root included: few sizes, so that each is measured often and graphs are reused
-static constexpr int32_t forward_sizes[] = { 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64 };
+// nodes of a forward, the root included: few sizes, so that each is measured often and graphs are reused. On a device, where
+// a graph is captured anew for another size, even fewer.
+static const std::vector<int32_t> forward_sizes = { 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64 };
+static const std::vector<int32_t> device_sizes  = { 1, 2, 4, 8, 12, 16, 23, 32, 48, 64 };
 
 // Positions that no tree uses cost a draft time, and a tree that could not go deeper has lost tokens: the reach settles
 // where about one tree in four uses all of it.
@@ -101,7 +104,7 @@ bool auto_budget::wants_draft() {
 }
 
 int32_t auto_budget::positions(int32_t n_max) const {
-    return std::min(reach, n_max);
+    return on_device ? n_max : std::min(reach, n_max);
 }
 
 int32_t auto_budget::choose(const draft_tree & tree, double draft_seconds) {
@@ -114,7 +117,7 @@ int32_t auto_budget::choose(const draft_tree & tree, double draft_seconds) {
     double  best_rate = 0.0;
     double  expected  = 1.0;
     int32_t n_counted = 1;
-    for (const int32_t size : forward_sizes) {
+    for (const int32_t size : on_device ? device_sizes : forward_sizes) {
         if (size > tree.n_nodes()) {
             break;
         }

@@ -40,10 +40,13 @@ private:
 
 class auto_budget {
 public:
+    // on_device: forwards are graphs that a device replays as long as they are of as many nodes and positions as before.
+    explicit auto_budget(bool on_device = false) : on_device(on_device) {}
+
     // Should the next round draft at all?
     bool wants_draft();
 
-    // How many positions to draft, at most n_max: about as deep as the trees that were chosen lately.
+    // How many positions to draft, at most n_max: about as deep as the trees that were chosen lately; on a device all.
     int32_t positions(int32_t n_max) const;
 
     // How many of the tree's nodes beside the root to verify: the prefix with the most expected tokens per second, given
@@ -55,6 +58,8 @@ public:
     void record_draft(const draft_tree & tree, int32_t n_tokens, double verify_seconds, double total_seconds);
 
 private:
+    bool on_device;
+
     void pause();
     void adjust_reach(const draft_tree & tree);
 

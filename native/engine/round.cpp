@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <stdexcept>
 
 // the largest tree that "auto" considers
@@ -26,7 +25,7 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
         target(target), params(params), device_outputs(outputs_on_device(target, params)),
         draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads,
                 device_outputs ? n_wanted(params) : 0 }),
-        synthetic(params.synthetic_length), trees(llama_tree_supported(llama_get_model(target))) {
+        budget(device_outputs), synthetic(params.synthetic_length), trees(llama_tree_supported(llama_get_model(target))) {
     const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
     const int32_t depth    = std::min(draft.max_positions(), n_nodes - 1);
     if (trees && llama_tree_reserve(target, n_nodes, depth) != 0) {
@@ -90,14 +89,6 @@ draft_tree llama_dflash::grow_tree(llama_token root, int32_t n_positions, int32_
     return build_tree(root, positions, n_nodes, chain);
 }
 
-// A device replays the graph of a forward over as many nodes as the last one, and has to build and capture it anew for any
-// other number: rounded up to one of a few sizes (of nodes beside the root), choices repeat more often.
-static int32_t few_sizes(int32_t n_drafted) {
-    static const int32_t sizes[] = { 0, 1, 3, 7, 11, 15, 22, 31, 47, 63 };
-    const int32_t * size = std::lower_bound(std::begin(sizes), std::end(sizes), n_drafted);
-    return size == std::end(sizes) ? n_drafted : *size;
-}
-
 // Fills `tree`. Returns false if it holds the root alone because nothing was drafted.
 bool llama_dflash::draft_tree_for(const round_request & request) {
     const bool    chain       = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
@@ -111,8 +102,7 @@ bool llama_dflash::draft_tree_for(const round_request & request) {
 
     tree = grow_tree(request.root, drafted ? n_positions : 0, n_nodes, chain);
     if (drafted && params.budget == 0) {
-        const int32_t n_chosen = budget.choose(tree, clock.seconds[LLAMA_DFLASH_PHASE_DRAFT]);
-        tree.truncate(device_outputs ? few_sizes(n_chosen) : n_chosen);
+        tree.truncate(budget.choose(tree, clock.seconds[LLAMA_DFLASH_PHASE_DRAFT]));
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_BUILD);
     return drafted;

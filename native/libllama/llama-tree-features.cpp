@@ -139,7 +139,7 @@ static llama_batch_ext feature_batch(llama_context * ctx, const llama_pos * pos,
 
 int32_t llama_tree_inject(llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n) {
     llama_context * target = drafter->get_cparams().ctx_other;
-    if (target == nullptr || !target->features || n < 1) {
+    if (target == nullptr || !target->features || n < 1 || n > (int32_t) drafter->n_ubatch()) {
         return -1;
     }
     target->features->set_rows(rows, n);

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 # reads: rounds seconds_of_one seconds_per_node draft_seconds seconds_per_position p_first p_second fixed_nodes (-1: auto)
-#   noisy
-# writes: tokens seconds rounds_with_a_draft
+#   noisy on_device
+# writes: tokens seconds rounds_with_a_draft fewest_positions_drafted, then the numbers of nodes that were verified
 PROGRAM = r"""
 #include "budget.h"
 #include <algorithm>
@@ -19,10 +19,10 @@ static position_candidates two_candidates(double first, double second) {
 }
 
 int main() {
-    int rounds, fixed, noisy;
+    int rounds, fixed, noisy, on_device;
     double one, per_node, draft, per_position, first, second;
-    while (scanf("%d %lf %lf %lf %lf %lf %lf %d %d",
-            &rounds, &one, &per_node, &draft, &per_position, &first, &second, &fixed, &noisy) == 9) {
+    while (scanf("%d %lf %lf %lf %lf %lf %lf %d %d %d",
+            &rounds, &one, &per_node, &draft, &per_position, &first, &second, &fixed, &noisy, &on_device) == 10) {
         std::mt19937 rng(1);
         std::uniform_real_distribution<double> uniform(0, 1);
         std::set<int> warm;
@@ -31,7 +31,9 @@ int main() {
             const double hiccup = uniform(rng) < 0.03 ? 2.5 : 1.0;
             return seconds*(0.95 + 0.1*uniform(rng))*(noisy && warm.insert(size).second ? 1.5 : 1.0)*(noisy ? hiccup : 1.0);
         };
-        auto_budget budget;
+        auto_budget budget(on_device);
+        std::set<int> sizes;
+        int fewest = 15;
         long tokens = 0, drafted = 0;
         double seconds = 0;
         for (int r = 0; r < rounds; ++r) {
@@ -59,8 +61,14 @@ int main() {
             tokens  += sampled;
             seconds += total;
             drafted += wanted;
+            fewest = wanted ? std::min(fewest, n_positions) : fewest;
+            sizes.insert(tree.n_nodes());
         }
-        printf("%ld %.9g %ld\n", tokens, seconds, drafted);
+        printf("%ld %.9g %ld %d", tokens, seconds, drafted, fewest);
+        for (const int size : sizes) {
+            printf(" %d", size);
+        }
+        printf("\n");
         fflush(stdout);
     }
 }
@@ -71,10 +79,12 @@ int main() {
 def simulate(compile_program):
     process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "draft-tree.cpp")
 
-    def run(one, per_node, draft, first, second, nodes=-1, rounds=600, noisy=False, per_position=0.0):
-        process.stdin.write(f"{rounds} {one} {per_node} {draft} {per_position} {first} {second} {nodes} {int(noisy)}\n")
+    def run(one, per_node, draft, first, second, nodes=-1, rounds=600, noisy=False, per_position=0.0, on_device=False):
+        process.stdin.write(
+            f"{rounds} {one} {per_node} {draft} {per_position} {first} {second} {nodes} {int(noisy)} {int(on_device)}\n"
+        )
         process.stdin.flush()
-        tokens, seconds, drafted = process.stdout.readline().split()
+        tokens, seconds, drafted, run.fewest, *run.sizes = process.stdout.readline().split()
         return int(tokens) * one / float(seconds), int(drafted)  # speed in units of plain decoding
 
     return run
@@ -125,3 +135,12 @@ def test_it_drafts_no_deeper_than_its_trees_where_positions_cost(simulate, per_p
     best = max(simulate(*cost, nodes=n, per_position=per_position)[0] for n in (1, 2, 3, 4, 5, 7, 9, 11, 15))
     speed, _ = simulate(*cost, per_position=per_position)
     assert best > 1.3 and speed > 0.92 * best
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_on_a_device_it_keeps_to_a_few_sizes_and_to_whole_blocks(simulate, cost, drafter):
+    speed, drafted = simulate(*cost, *drafter, noisy=True, on_device=True)
+    sizes, fewest = {int(size) for size in simulate.sizes}, int(simulate.fewest)
+    assert sizes <= {1, 2, 4, 8, 12, 16, 23, 32, 48, 64} and fewest == 15 and drafted > 0
+    assert speed > 0.9 * simulate(*cost, *drafter, noisy=True)[0]
