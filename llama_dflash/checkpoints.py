@@ -144,10 +144,14 @@ class Checkpoints:
         since_last = len(text) - self._last
         if since_last >= NEAR and len(text) in self.places:
             self._add(text, at_turn=True)
-        elif since_last >= STEP and not 0 < self.until_place(len(text)) < NEAR and time.monotonic() >= self._rest_until:
+        elif since_last >= STEP and not 0 < self.until_place(len(text)) < NEAR and not (n_new == 1 and self._rests()):
             fitting = self.max_bytes // max(1, self._size())
             if since_last >= n_new // max(1, fitting // 2):
                 self._add(text, at_turn=False)
+
+    def _rests(self) -> bool:
+        """While a text is written: has the last copy not yet been worth its time?"""
+        return time.monotonic() < self._rest_until
 
     def grown(self, n_past: int, n_tokens: int) -> None:
         """The memory holds n_tokens tokens now, of which it held n_past before."""
