@@ -14,9 +14,8 @@ benchmarks/gpu/run.sh [OPTIONS]
                       (default: all but chain-long; they are run in the order tests,ops,round,chain,pairs,profile,sanitizer)
   --llama-server PATH an unpatched llama-server with CUDA, for chain and chain-long
   --ops PATH          the program test-tree-ops (default: PREFIX/bin/test-tree-ops)
-  --synth PATH        the program that writes the models, for the step "models" (README.md says what it has to do)
   --models DIR        where the models are or are to be written, 23 GB (default: build/gpu/models)
-  --preset NAME       shape of the models: 27b, 9b, 4b, tiny (default: 27b)
+  --preset NAME       shape of the models: 27b, 9b, tiny (default: 27b)
   --contexts LIST     tokens in memory, one measurement each (default: 512,32768,131072)
   --threads N         default: 8
   --n-gpu-layers N    0 tries everything out on a CPU (default: -1, all)
@@ -25,12 +24,12 @@ benchmarks/gpu/run.sh [OPTIONS]
 TEXT
 }
 
-prefix= out=$root/build/gpu/out models=$root/build/gpu/models synth=
+prefix= out=$root/build/gpu/out models=$root/build/gpu/models
 steps=tests,ops,sanitizer,models,round,chain,pairs,profile
 server= ops= preset=27b contexts=512,32768,131072 threads=8 layers=-1 seconds=3600 python=python3
 while [ $# -gt 0 ]; do
     case $1 in
-        --prefix|--out|--steps|--synth|--models|--preset|--contexts|--threads|--seconds|--python|--ops) printf -v "${1#--}" %s "$2" ;;
+        --prefix|--out|--steps|--models|--preset|--contexts|--threads|--seconds|--python|--ops) printf -v "${1#--}" %s "$2" ;;
         --llama-server) server=$2 ;;
         --n-gpu-layers) layers=$2 ;;
         -h|--help) usage; exit ;;
@@ -39,11 +38,6 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 deadline=$((SECONDS + seconds - 5))
-if [[ ,$steps, == *,models,* || ,$steps, == *,sanitizer,* ]] && [ ! -f "$synth" ]; then
-    echo "run.sh: the steps models and sanitizer write models with the program that --synth names, found \"$synth\": give" \
-        "one, or leave the two out of --steps and name a folder of models that are there (--models)" >&2
-    exit 2
-fi
 mkdir -p "$out" "$models"
 out=$(cd "$out" && pwd) models=$(cd "$models" && pwd)
 log=$out/log.txt results=$out/results.json work=$(mktemp -d)
@@ -81,7 +75,7 @@ step() {
 models_process=
 start_models() {
     models_started=$EPOCHREALTIME
-    timeout 300 "$python" "$here/models.py" --synth "$synth" --preset "$preset" --out "$models" >"$work/models.log" 2>&1 &
+    timeout 300 "$python" "$here/models.py" --preset "$preset" --out "$models" >"$work/models.log" 2>&1 &
     models_process=$!
 }
 finish_models() {
@@ -162,7 +156,7 @@ sanitizer() {
             sanitized "$tool: ops" 100 --tool $tool -- "${with_libraries[@]}" "$ops" all $(on_device) --quick
         done
     fi
-    "$python" "$here/models.py" --synth "$synth" --preset tiny --out "$work/tiny" >>"$log" 2>&1
+    "$python" "$here/models.py" --preset tiny --out "$work/tiny" >>"$log" 2>&1
     sanitized "memcheck: rounds" 100 --tool memcheck -- "$python" "$here/round.py" --target "$work/tiny/target.gguf" \
         --drafter "$work/tiny/drafter.gguf" --context 96 --sizes 1,23 --turns 1 --rounds 3 --budgets 22 --lengths 4 \
         "${device[@]}" --out "$work/sanitized.json"

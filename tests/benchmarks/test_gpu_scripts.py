@@ -100,10 +100,30 @@ def test_one_forward_of_every_kind_runs_for_the_profiler(folder):
         script("kernels.py", "run", "--target", folder / "target.gguf", "--kind", kind, "--n", 9, "--context", 32, *ON_CPU)
 
 
-def test_a_program_that_writes_models_is_asked_for_before_anything_is_done(folder):
-    command = ["bash", str(GPU / "run.sh"), "--steps", "tests,models", "--out", str(folder / "never")]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert done.returncode == 2 and "--synth" in done.stderr and not (folder / "never").exists()
+def test_the_models_of_a_preset_are_a_target_and_its_drafter(folder):
+    """Loaded and measured like any others; a slice has the first layers."""
+    made = folder / "made"
+    said = script("models.py", "--preset", "tiny", "--out", made)
+    assert all(f"{name}.gguf" in said for name in ("target", "drafter", "slice"))
+    out = folder / "made.json"
+    arguments = ["--context", 64, "--sizes", "1,5", "--turns", 1, "--rounds", 4, "--budgets", 8, "--lengths", 3.5]
+    script("round.py", "--target", made / "target.gguf", "--drafter", made / "drafter.gguf", *arguments, *ON_CPU, "--out", out)
+    assert json.loads(out.read_text())["contexts"]["64"]["rounds"][0]["nodes"] == 8
+    script("models.py", "--preset", "tiny", "--out", made)  # nothing is written twice
+    assert not list(made.glob("*.part"))
+
+
+def test_random_weights_have_the_spread_of_trained_ones():
+    sys.path.insert(0, str(GPU))
+    import gguf
+    import numpy as np
+    from random_models import SPREAD, Type, random_weights
+
+    rng = np.random.default_rng(0)
+    for kind in (Type.F32, Type.BF16, Type.Q8_0, Type.Q4_K, Type.Q6_K):
+        values = gguf.dequantize(random_weights(rng, (64, 1024), kind), kind)
+        assert values.shape == (64, 1024) and np.isfinite(values).all()
+        assert 0.3 * SPREAD < values.std() < 3 * SPREAD and abs(values.mean()) < 2 * SPREAD, kind
 
 
 def test_a_gpu_that_is_not_there_is_named(folder):
