@@ -100,6 +100,19 @@ def ones(name: str, n: int) -> Tensor:
     return Tensor(name, (n,), make=lambda rng, shape: np.ones(shape))
 
 
+def matrix(name: str, rows: int, cols: int) -> Tensor:
+    """Of a drafter."""
+    return Tensor(name, (rows, cols), Type.BF16)
+
+
+def wide(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.standard_normal(shape) * 0.5
+
+
+def decays(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return -0.1 * np.exp(rng.standard_normal(shape))
+
+
 # ---------------------------------------------------------------- the two models
 
 
@@ -121,8 +134,6 @@ def target_tensors(s: Shape) -> Iterator[Tensor]:
             yield ones(b + "attn_q_norm.weight", s.head_dim)
             yield ones(b + "attn_k_norm.weight", s.head_dim)
         else:
-            wide = lambda rng, shape: rng.standard_normal(shape) * 0.5  # noqa: E731
-            decays = lambda rng, shape: -0.1 * np.exp(rng.standard_normal(shape))  # noqa: E731
             yield Tensor(b + "attn_qkv.weight", (2 * n_key + n_value, s.n_embd), most)
             yield Tensor(b + "attn_gate.weight", (n_value, s.n_embd), most)
             yield Tensor(b + "ssm_conv1d.weight", (2 * n_key + n_value, CONV_KERNEL), make=wide)
@@ -139,7 +150,6 @@ def target_tensors(s: Shape) -> Iterator[Tensor]:
 
 def drafter_tensors(s: Shape) -> Iterator[Tensor]:
     n_head, n_head_kv, head_dim = s.draft_head
-    matrix = lambda name, rows, cols: Tensor(name, (rows, cols), Type.BF16)  # noqa: E731
     yield matrix("fc.weight", s.n_embd, s.n_embd * len(s.features))
     yield ones("enc.output_norm.weight", s.n_embd)
     yield ones("output_norm.weight", s.n_embd)

@@ -10,6 +10,16 @@
 #include <numeric>
 #include <stdexcept>
 
+int32_t feature_queue::inject(llama_context * drafter, llama_pos pos) {
+    for (int32_t done = 0; done < size(); done += batch) {
+        const int32_t ret = inject_some(drafter, pos + done, done, std::min(batch, size() - done));
+        if (ret != 0) {
+            return ret;
+        }
+    }
+    return 0;
+}
+
 namespace {
 
 class host_queue : public feature_queue {
@@ -35,20 +45,10 @@ public:
         }
     }
 
-    int32_t inject(llama_context * drafter, llama_pos pos) override {
-        for (int32_t done = 0; done < size(); done += batch) {
-            const int32_t ret = inject_some(drafter, pos + done, done, std::min(batch, size() - done));
-            if (ret != 0) {
-                return ret;
-            }
-        }
-        return 0;
-    }
-
 private:
     size_t width() const { return layers.size()*n_embd; }
 
-    int32_t inject_some(llama_context * drafter, llama_pos first, int32_t done, int32_t n) {
+    int32_t inject_some(llama_context * drafter, llama_pos first, int32_t done, int32_t n) override {
         std::vector<llama_pos> pos((size_t) n*(is_mrope ? 4 : 1), 0); // M-RoPE: section after section, the last is 0
         for (int32_t section = 0; section < (is_mrope ? 3 : 1); ++section) {
             for (int32_t i = 0; i < n; ++i) {
@@ -107,20 +107,10 @@ public:
         set_place(place + 1 + *std::max_element(rows.begin(), rows.end()));
     }
 
-    int32_t inject(llama_context * drafter, llama_pos pos) override {
-        for (int32_t done = 0; done < size(); done += batch) {
-            const int32_t ret = inject_some(drafter, pos + done, done, std::min(batch, size() - done));
-            if (ret != 0) {
-                return ret;
-            }
-        }
-        return 0;
-    }
-
 private:
     // A round accepts some other number of tokens each time. With rows that are removed again there are always as many, so
     // that a device replays the graph of the last time. They fit: until its forward the block's cells are free.
-    int32_t inject_some(llama_context * drafter, llama_pos first, int32_t done, int32_t n) {
+    int32_t inject_some(llama_context * drafter, llama_pos first, int32_t done, int32_t n) override {
         std::vector<int32_t> rows(waiting.begin() + done, waiting.begin() + done + n);
         rows.resize(std::max(n, n_block), rows.back());
 

@@ -30,7 +30,11 @@ public:
 
     // Decode all of them on the drafter's context, which must be synchronized before the target decodes again; they are of
     // positions pos, pos + 1, ... Returns as llama_decode().
-    virtual int32_t inject(llama_context * drafter, llama_pos pos) = 0;
+    int32_t inject(llama_context * drafter, llama_pos pos);
+
+private:
+    // Decode n of them, from the one at index `done` on, whose position is `first`: at most `batch`.
+    virtual int32_t inject_some(llama_context * drafter, llama_pos first, int32_t done, int32_t n) = 0;
 };
 
 // They are copied to the host, and come to the drafter with its batch.

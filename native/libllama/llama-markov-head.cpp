@@ -2,6 +2,7 @@
 
 #include "llama-markov-head.h"
 
+#include "llama-tree-graphs.h"
 #include "llama-tree-impl.h"
 
 #include "ggml-top-logprobs.h"
@@ -49,18 +50,6 @@ void llama_markov_head_free(llama_markov_head * head) {
     delete head;
 }
 
-// On the context's own backends, so that what the logits need is done before this graph starts.
-static ggml_backend_sched_t make_sched(const llama_context & lctx) {
-    const ggml_backend_sched_t like = lctx.get_sched();
-    std::vector<ggml_backend_t>             backends;
-    std::vector<ggml_backend_buffer_type_t> bufts;
-    for (int i = 0; i < ggml_backend_sched_get_n_backends(like); ++i) {
-        backends.push_back(ggml_backend_sched_get_backend(like, i));
-        bufts.push_back(ggml_backend_sched_get_buffer_type(like, backends.back()));
-    }
-    return ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_graph, false, false);
-}
-
 static ggml_tensor * new_input(ggml_context * ctx0, int64_t n) {
     ggml_tensor * res = ggml_new_tensor_1d(ctx0, GGML_TYPE_I32, n);
     ggml_set_input(res);
@@ -104,7 +93,7 @@ int32_t llama_markov_head_children(
     ggml_build_forward_expand(gf, best);
 
     if (!head->sched) {
-        head->sched.reset(make_sched(*ctx));
+        head->sched.reset(llama_tree_new_sched(*ctx, n_graph));
     }
     ggml_backend_sched_reset(head->sched.get());
     if (!ggml_backend_sched_alloc_graph(head->sched.get(), gf)) {

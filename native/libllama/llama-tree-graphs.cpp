@@ -1,5 +1,6 @@
-// A context whose batches with outputs and without take turns builds and allocates its graph anew every time: a scheduler
-// holds one graph. With a scheduler for each kind both graphs stay, and a device replays them.
+// Schedulers beside a context's own.
+
+#include "llama-tree-graphs.h"
 
 #include "llama-tree.h"
 
@@ -8,7 +9,21 @@
 #include "llama-model.h"
 
 #include <utility>
+#include <vector>
 
+ggml_backend_sched_t llama_tree_new_sched(const llama_context & lctx, size_t n_graph) {
+    const ggml_backend_sched_t like = lctx.get_sched();
+    std::vector<ggml_backend_t>             backends;
+    std::vector<ggml_backend_buffer_type_t> bufts;
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(like); ++i) {
+        backends.push_back(ggml_backend_sched_get_backend(like, i));
+        bufts.push_back(ggml_backend_sched_get_buffer_type(like, backends.back()));
+    }
+    return ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), n_graph, false, false);
+}
+
+// A context whose batches with outputs and without take turns builds and allocates its graph anew every time: a scheduler
+// holds one graph. With a scheduler for each kind both graphs stay, and a device replays them.
 void llama_context::select_sched(bool has_outputs) {
     if (!other_graph.wanted || has_outputs == other_graph.has_outputs) {
         return;

@@ -3,6 +3,8 @@
 
 #include "llama-tree-recurrent.h"
 
+#include "llama-tree-graphs.h"
+
 #include "ggml-tree-ops.h"
 
 #include "llama-context.h"
@@ -40,14 +42,7 @@ llama_tree_kept::llama_tree_kept(
         allocate(buft, of_buft, n_key_heads(lctx));
     }
 
-    const ggml_backend_sched_t like = lctx.get_sched();
-    std::vector<ggml_backend_t>             backends;
-    std::vector<ggml_backend_buffer_type_t> bufts;
-    for (int i = 0; i < ggml_backend_sched_get_n_backends(like); ++i) {
-        backends.push_back(ggml_backend_sched_get_backend(like, i));
-        bufts.push_back(ggml_backend_sched_get_buffer_type(like, backends.back()));
-    }
-    sched.reset(ggml_backend_sched_new(backends.data(), bufts.data(), (int) backends.size(), 16*layers.size() + 64, false, false));
+    sched.reset(llama_tree_new_sched(lctx, 16*layers.size() + 64));
 }
 
 void llama_tree_kept::allocate(ggml_backend_buffer_type_t buft, const std::vector<int> & ils, int64_t n_key_heads) {
