@@ -70,7 +70,11 @@ _OPTIONAL = (
     "confidence_head.proj.bias",
     "self_attn.sinks",
 )
-_IGNORED = ("t2d", "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # nothing reads them
+# nothing that drafts reads them; speculators' older checkpoints hold a copy of the target's head and norm
+_IGNORED = (
+    *("t2d", "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"),
+    *("verifier_lm_head.weight", "verifier_norm.weight"),
+)
 _INTERLEAVED = ("attn_q.weight", "attn_k.weight", "attn_q_norm.weight", "attn_k_norm.weight")
 
 
@@ -92,7 +96,7 @@ class Tensor:
             yield from self.source.chunks()
 
 
-def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str, Source]:
+def check_tensors(config: DrafterConfig, sources: Dict[str, Source], n_target_layers: int) -> Dict[str, Source]:
     """The tensors of a checkpoint by the names used here.
 
     Raises:
@@ -100,7 +104,8 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str
     """
     found = {_plain_name(name): source for name, source in sources.items()}
     found = {name: source for name, source in found.items() if not name.endswith(_IGNORED)}
-    expected = _expected_shapes(config, found)
+    found = _without_idle_heads(config, found)
+    expected = _expected_shapes(config, found, n_target_layers)
     optional = [
         name for name in expected if name.endswith(_OPTIONAL) and not (name == "lm_head.weight" and _needs_head(config))
     ]
@@ -125,6 +130,23 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str
     return found
 
 
+def _without_idle_heads(config: DrafterConfig, found: Dict[str, Source]) -> Dict[str, Source]:
+    """Draft trees do not ask a confidence head (their nodes have probabilities), and llama.cpp has a place only for one that
+    sees the Markov head's embedding, too."""
+    with_markov = config.setting("confidence_head_with_markov")
+    if _rank(config, found) and with_markov in (None, True):
+        return found
+    return {name: source for name, source in found.items() if not name.startswith("confidence_head.")}
+
+
+def _rank(config: DrafterConfig, found: Dict[str, Source]) -> int:
+    """Of the Markov head, 0 if there is none."""
+    if config.markov_rank is not None:
+        return config.markov_rank
+    w1 = found.get("markov_head.markov_w1.weight")
+    return w1.shape[1] if w1 is not None and len(w1.shape) == 2 else 0
+
+
 def _needs_head(config: DrafterConfig) -> bool:
     """Whether the target's output head can't serve."""
     return config.n_draft_vocab < config.n_vocab or (
@@ -146,24 +168,25 @@ def _some(names: List[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
 
 
-def _expected_shapes(config: DrafterConfig, found: Dict[str, Source]) -> Dict[str, Tuple[int, ...]]:
+def _expected_shapes(
+    config: DrafterConfig, found: Dict[str, Source], n_target_layers: int
+) -> Dict[str, Tuple[int, ...]]:
     """Every tensor that the drafter has or may have. Ranks are those of the tensors themselves."""
     n_embd, n_vocab, n_draft = config.n_embd, config.n_vocab, config.n_draft_vocab
     shapes: Dict[str, Tuple[int, ...]] = {
-        "fc.weight": (n_embd, n_embd * len(config.target_layer_ids)),
+        "fc.weight": (n_embd, n_embd * len(config.target_layers(n_target_layers))),
         "hidden_norm.weight": (n_embd,),
         "norm.weight": (n_embd,),
         "embed_tokens.weight": (n_vocab, n_embd),
         "lm_head.weight": (n_draft, n_embd),
     }
-    if config.is_dspark or config.is_gemma:
-        rank = _second(found, "markov_head.markov_w1.weight")
+    if n_draft < n_vocab:
+        shapes["d2t"] = (n_draft,)
+    if (config.is_dspark or config.is_gemma) and (rank := _rank(config, found)):
         shapes["markov_head.markov_w1.weight"] = (n_vocab, rank)
         shapes["markov_head.markov_w2.weight"] = (n_draft, rank)
         shapes["confidence_head.proj.weight"] = (1, n_embd + rank)
         shapes["confidence_head.proj.bias"] = (1,)
-        if n_draft < n_vocab:
-            shapes["d2t"] = (n_draft,)
     if config.kind == "DFlash2":
         rank = config.whole_setting("selector_rank")
         shapes["candidate_selector.predecessor_codebook"] = (n_vocab, rank)
@@ -172,10 +195,6 @@ def _expected_shapes(config: DrafterConfig, found: Dict[str, Source]) -> Dict[st
     for i in range(config.n_layers):
         shapes.update({f"layers.{i}.{name}": shape for name, shape in _layer_shapes(config).items()})
     return shapes
-
-
-def _second(found: Dict[str, Source], name: str) -> int:
-    return found[name].shape[1] if name in found and len(found[name].shape) == 2 else 0
 
 
 def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
@@ -218,9 +237,8 @@ def tensors_to_write(config: DrafterConfig, found: Dict[str, Source]) -> Iterato
     Raises:
         ValueError: If the table of a reduced vocabulary is damaged.
     """
-    if config.is_gemma and config.rope.get("rope_type") == "proportional":
-        factors = _rope_factors(config)
-        yield Tensor("rope_freqs.weight", factors.shape, "F32", values=factors)
+    if (divisors := config.rotary.divisors) is not None:
+        yield Tensor("rope_freqs.weight", divisors.shape, "F32", values=divisors)
     for name, source in found.items():
         if name == "d2t" or _is_shared(config, name):
             continue
@@ -255,18 +273,6 @@ def _halves(source: Source, head_dim: int) -> npt.NDArray[np.float32]:
     values = as_float32(source.read(), source.dtype)
     pairs = values.reshape(-1, head_dim // 2, 2, *values.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
-
-
-def _rope_factors(config: DrafterConfig) -> npt.NDArray[np.float32]:
-    """What frequencies are divided by: 1 for those that rotate, so much for the others that they do not."""
-    fraction = config.rope.get("partial_rotary_factor", 0.25)
-    n_rotated = int(config.head_dim * fraction / 2)
-    if not n_rotated or config.head_dim * fraction != 2 * n_rotated:
-        raise ValueError(
-            f"config.json has partial_rotary_factor = {fraction!r}, expected a part of {config.head_dim} that is an"
-            " even number"
-        )
-    return np.array([1.0] * n_rotated + [1e30] * (config.head_dim // 2 - n_rotated), dtype=np.float32)
 
 
 def _token_ids(source: Source, n_vocab: int) -> npt.NDArray[np.int64]:

@@ -55,14 +55,19 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     }
 }
 
+static bool is_true(const llama_model * model, const char * key) {
+    char text[8];
+    return llama_model_meta_val_str(model, key, text, sizeof(text)) >= 0 && strcmp(text, "true") == 0;
+}
+
 void drafter::read_layout() {
     char text[32] = {};
     llama_model_meta_val_str(model.get(), "dflash.block_size", text, sizeof(text));
     n_block   = std::atoi(text);
     mask      = llama_vocab_mask(llama_model_get_vocab(model.get()));
     is_mrope  = llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_MROPE;
-    is_causal = llama_model_meta_val_str(model.get(), "dflash.attention.causal", text, sizeof(text)) >= 0 && strcmp(text, "true") == 0;
-    first_row = head && head->samples_from_anchor() ? 0 : 1;
+    is_causal = is_true(model.get(), "dflash.attention.causal");
+    first_row = (head ? head->samples_from_anchor() : is_true(model.get(), "dflash.sample_from_anchor")) ? 0 : 1;
 
     const int32_t * ids = llama_model_target_layer_ids(model.get());
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
@@ -112,6 +117,7 @@ void drafter::make_context(const drafter_params & params) {
     cparams.type_k          = (ggml_type) params.type_k;
     cparams.type_v          = (ggml_type) params.type_v;
     cparams.swa_full        = false;
+    cparams.flash_attn_type = params.flash_attn ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     cparams.ctx_other       = target; // token embeddings and output head, where the drafter has none of its own
     ctx.reset(llama_init_from_model(model.get(), cparams));
     if (!ctx) {
@@ -195,7 +201,7 @@ void drafter::inject() {
 bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     inject();
 
-    const int32_t n_tokens = first_row + n_positions;
+    const int32_t n_tokens = block_is_whole() ? n_block : first_row + n_positions;
 
     std::vector<llama_token> tokens(n_tokens, mask);
     std::vector<llama_pos>   pos(n_tokens);
