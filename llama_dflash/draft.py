@@ -29,6 +29,10 @@ class DFlashDraft:
         n_gpu_layers: Layers of the drafter on the GPU, -1 for all. None: as many as the target's.
         type_k: ggml type of the drafter's K cache, for instance llama_cpp.GGML_TYPE_Q8_0. None: F16.
         type_v: ggml type of the drafter's V cache. None: F16.
+        block: "whole" denoises the drafter's full block in every round, as its reference class does. "short" denoises only
+            as many positions as the tree can use, which is cheaper where a forward pass over many tokens is not nearly free
+            (on a CPU); a drafter whose positions see later ones may then predict slightly differently
+            (docs/drafters.md has what was measured).
         flash_attn: Whether the drafter's attention is computed by ggml's flash attention, where the device has it. Without it
             drafts agree with the reference classes to 1e-4 in log-probability instead of about 1e-2, and take longer.
         device_outputs: Whether drafted candidates, and tokens at temperature 0, are found where the logits are
@@ -48,6 +52,7 @@ class DFlashDraft:
     n_gpu_layers: Optional[int] = None
     type_k: Optional[int] = None
     type_v: Optional[int] = None
+    block: str = "whole"
     flash_attn: bool = True
     device_outputs: Optional[bool] = None
     synthetic_length: Optional[float] = None
@@ -60,6 +65,8 @@ class DFlashDraft:
             _check_int("budget", self.budget, 1, '"auto" or a number of nodes, at least 1')
         if self.mode not in ("tree", "chain"):
             raise ValueError(f'DFlashDraft: mode is {self.mode!r}, expected "tree" or "chain"')
+        if self.block not in ("whole", "short"):
+            raise ValueError(f'DFlashDraft: block is {self.block!r}, expected "whole" or "short"')
         _check_int("context", self.context, 1, "a number of positions, at least 1")
         if self.n_gpu_layers is not None:
             _check_int("n_gpu_layers", self.n_gpu_layers, -1, "a number of layers, -1 for all, or None")
