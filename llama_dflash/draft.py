@@ -17,8 +17,9 @@ class DFlashDraft:
     """A DFlash drafter (arXiv 2602.06036) and how to draft with it, for `Llama(draft_model=...)`.
 
     Args:
-        path: The drafter made for the target: a GGUF file of architecture "dflash", or a checkpoint as it is published
-            (a folder with config.json and *.safetensors, or such a file), which is converted once into a cache.
+        path: The drafter made for the target: a GGUF file of architecture "dflash", a folder with one such file, or a
+            checkpoint as it is published (a folder with config.json and *.safetensors, or such a file), which is converted
+            once into a cache.
         budget: Nodes of the draft tree beside its root in every round, at least 1 and less than the
             target's n_ubatch. "auto" chooses in every round what promises the most tokens per second by
             the costs measured so far, and decodes plainly while drafts do not pay.
@@ -92,6 +93,8 @@ class DFlashDraft:
         path = Path(self.path)
         if not path.is_dir() and not (path.suffix == ".safetensors" and path.is_file()):
             return self
+        if (file := _gguf_in(path)) is not None:
+            return dataclasses.replace(self, path=str(file))
         if not os.path.exists(target):
             raise ValueError(f"Model path does not exist: {target}")  # as llama_cpp.Llama says it
         from .convert.cache import converted  # here: most drafters need no converter
@@ -117,6 +120,21 @@ class DFlashDraft:
             raise ValueError(f"draft_model: {path} can't be read: {error.strerror or error}") from None
         if magic != b"GGUF":
             raise ValueError(f"draft_model: {path} is no GGUF file: it starts with {magic!r}, expected b'GGUF'")
+
+
+def _gguf_in(folder: Path) -> Optional[Path]:
+    """The GGUF file of a folder that holds no checkpoint, as a snapshot of a Hub repository of GGUF files does.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return None
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:5])
+        raise ValueError(f"draft_model: {folder} holds {len(files)} GGUF files ({names}): name the one to draft with")
+    return files[0] if files else None
 
 
 def _check_int(name: str, value: object, least: int, expected: str) -> None:
