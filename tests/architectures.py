@@ -20,6 +20,7 @@ SIZES = dict(E=128, Q=128, K=64, D=32, H=4, F=96, X=2)
 PIECES: dict[str, dict[str, tuple]] = {
     "norms": {"attn_norm.weight": ("E",), "ffn_norm.weight": ("E",)},
     "attn_norm": {"attn_norm.weight": ("E",)},
+    "falcon_h1_norms": {"attn_norm.weight": ("E",), "ffn_norm": ("E",)},
     "norm_biases": {"attn_norm.bias": ("E",), "ffn_norm.bias": ("E",)},
     "post_norms": {"post_attention_norm.weight": ("E",), "post_ffw_norm.weight": ("E",)},
     "post_attn_norm": {"post_attention_norm.weight": ("E",)},
@@ -66,6 +67,35 @@ PIECES: dict[str, dict[str, tuple]] = {
         "ffn_up_shexp.weight": ("F", "E"),
         "ffn_down_shexp.weight": ("E", "F"),
     },
+    "mamba2": {
+        "ssm_in.weight": (2 * 256 + 2 * 16 + 8, "E"),
+        "ssm_conv1d.weight": (256 + 2 * 16, 4),
+        "ssm_conv1d.bias": (256 + 2 * 16,),
+        "ssm_dt.bias": (8,),
+        "ssm_a": (8, 1),
+        "ssm_d": (8, 1),
+        "ssm_norm.weight": (1, 256),
+        "ssm_out.weight": ("E", 256),
+    },
+    "mamba": {
+        "ssm_in.weight": (2 * 256, "E"),
+        "ssm_conv1d.weight": (256, 4),
+        "ssm_conv1d.bias": (256,),
+        "ssm_x.weight": (8 + 2 * 16, 256),
+        "ssm_dt_norm.weight": (8,),
+        "ssm_dt.weight": (256, 8),
+        "ssm_dt.bias": (256,),
+        "ssm_b_norm.weight": (16,),
+        "ssm_c_norm.weight": (16,),
+        "ssm_a": (256, 16),
+        "ssm_d": (256,),
+        "ssm_out.weight": ("E", 256),
+    },
+    "short_conv": {
+        "shortconv.conv.weight": ("E", 3),
+        "shortconv.in_proj.weight": ("3E", "E"),
+        "shortconv.out_proj.weight": ("E", "E"),
+    },
     "shared_expert_gate": {"ffn_gate_inp_shexp.weight": ("E",)},
     "per_layer_input": {"inp_gate.weight": (16, "E"), "proj.weight": ("E", 16), "post_norm.weight": ("E",)},
     "out_scale": {"layer_output_scale.weight": (1,)},
@@ -89,6 +119,13 @@ WINDOWED = {"attention.sliding_window": WINDOW}
 # of two experts both are used: rounding can't choose another
 EXPERTS = {"expert_count": 2, "expert_used_count": 2, "expert_feed_forward_length": 96}
 SHARED = {**EXPERTS, "expert_shared_count": 1, "leading_dense_block_count": 1, "expert_weights_scale": 1.0}
+MAMBA = {
+    "ssm.conv_kernel": 4,
+    "ssm.inner_size": 256,
+    "ssm.state_size": 16,
+    "ssm.time_step_rank": 8,
+    "ssm.group_count": 1,
+}
 MROPE = {"rope.dimension_sections": [6, 5, 5, 0]}
 
 
@@ -205,6 +242,31 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         layers={2: ""},
     ),
+    # recurrent layers that can't compute trees
+    "lfm2": Architecture(
+        "norms short_conv ffn",
+        {"attention.head_count_kv": [0, 2, 0, 2], "shortconv.l_cache": 3},
+        layers={i: "norms qkv o head_norms ffn" for i in (1, 3)},
+        top={"output_norm.weight": None, "token_embd_norm.weight": ("E",)},
+    ),
+    "nemotron_h": Architecture(
+        "attn_norm mamba2",
+        {
+            **MAMBA,
+            "attention.head_count_kv": [0, 2, 0, 0],
+            "feed_forward_length": [0, 0, 96, 0],
+            "attention.layer_norm_epsilon": 1e-5,
+        },
+        layers={1: "attn_norm qkv o", 2: "attn_norm plain_ffn"},
+    ),
+    "granitehybrid": Architecture(
+        "norms mamba2 ffn", {**MAMBA, "attention.head_count_kv": [0, 2, 0, 2]}, layers={i: LLAMA for i in (1, 3)}
+    ),
+    "falcon-h1": Architecture("falcon_h1_norms mamba2 qkv o ffn", MAMBA),
+    "mamba2": Architecture("attn_norm mamba2", {**MAMBA, "attention.head_count": 0, "attention.head_count_kv": 0}),
+    "jamba": Architecture(
+        "norms mamba ffn", {**MAMBA, "attention.head_count_kv": [0, 2, 0, 2]}, layers={i: LLAMA for i in (1, 3)}
+    ),
     # no hidden state between layers
     "gemma3n": Architecture(
         LLAMA + " post_norms head_norms altup",
@@ -225,8 +287,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
 }
 
-# Where one hidden state passes from layer to layer, as a drafter needs it.
-WITH_LAYER_INPUTS = [*(name for name in ARCHITECTURES if name not in ("gemma3n", "hrm_text")), *HYBRIDS]
+WITHOUT_LAYER_INPUTS = ("gemma3n", "hrm_text")  # no hidden state passes from layer to layer there
+WITH_LAYER_INPUTS = [*(name for name in ARCHITECTURES if name not in WITHOUT_LAYER_INPUTS), *HYBRIDS]
+
+RECURRENT = ("lfm2", "nemotron_h", "granitehybrid", "falcon-h1", "mamba2", "jamba")  # their layers can't compute trees
+WITH_TREES = [name for name in (*ARCHITECTURES, *HYBRIDS) if name not in RECURRENT]
+DRAFTABLE = [name for name in WITH_LAYER_INPUTS if name in WITH_TREES]
 
 
 def write_architecture(path: Path, name: str, seed: int = 0) -> Path:
@@ -285,7 +351,9 @@ def _size(size: int | str) -> int:
 def _values(rng: np.random.Generator, name: str, shape: tuple) -> np.ndarray:
     shape = tuple(_size(size) for size in shape)
     noise = rng.standard_normal(shape)
-    if "norm" in name and name.endswith("weight") or "scale" in name or "rope_freqs" in name:
+    if name == "ssm_a":
+        values = -np.exp(noise - 3)
+    elif "norm" in name and not name.endswith("bias") or "scale" in name or "rope_freqs" in name:
         values = 1 + 0.1 * noise
     elif len(shape) == 1 or name.endswith("bias"):
         values = 0.1 * noise

@@ -11,7 +11,15 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from architectures import ARCHITECTURES, N_LAYER, WINDOW, WITH_LAYER_INPUTS, write_architecture
+from architectures import (
+    DRAFTABLE,
+    N_LAYER,
+    RECURRENT,
+    WINDOW,
+    WITH_LAYER_INPUTS,
+    WITHOUT_LAYER_INPUTS,
+    write_architecture,
+)
 from context import Config, Context, _lib
 from models import HYBRIDS
 from trees import leaves, path_to
@@ -57,17 +65,17 @@ def before_norm(tensor):
     """What `tensor` is the norm of: scaled by a weight, moved by a bias, of some rows, or none of these. Itself if it is
     no norm."""
     below = tensor
-    while op(below) in ("MUL", "ADD", "GET_ROWS"):
-        first, second = sources(below)[:2]
-        if op(below) != "GET_ROWS" and not second.contents.name.endswith((b".weight", b".bias")):
+    while op(below) in ("MUL", "ADD", "GET_ROWS", "RESHAPE"):
+        first, *others = sources(below)
+        if op(below) in ("MUL", "ADD") and not others[0].contents.name.endswith((b".weight", b".bias")):
             break
         below = first
     return sources(below)[0] if op(below) in ("NORM", "RMS_NORM") else tensor
 
 
 class Stream:
-    """The hidden states that a graph's layers start from: found by what a layer's queries, and what the output head, are
-    computed from, not by any name that a graph gives to the output of a layer."""
+    """The hidden states that a graph's layers start from: found by what a layer's first product with one of its weights,
+    and what the output head, is computed from, not by any name that a graph gives to the output of a layer."""
 
     def __init__(self):
         self.values: dict[int, np.ndarray] = {}
@@ -80,7 +88,7 @@ class Stream:
             if _is_plain_matrix(tensor):
                 self._computed[address] = _read(tensor)
             layer = self.layer_of(tensor)
-            if layer is not None:
+            if layer is not None and layer not in self.values:
                 stream = before_norm(sources(tensor)[1])
                 self.values[layer] = self._computed.get(ctypes.addressof(stream.contents))
         return True
@@ -92,7 +100,7 @@ class Stream:
         weight = sources(tensor)[0].contents.name.decode()
         if weight in ("output.weight", "token_embd.weight"):
             return N_LAYER
-        for kind in ("attn_q", "attn_qkv", "attn_q_a"):
+        for kind in ("attn_q", "attn_qkv", "attn_q_a", "ssm_in", "shortconv.in_proj", "ffn_up"):
             for layer in range(N_LAYER):
                 if weight == f"blk.{layer}.{kind}.weight":
                     return layer
@@ -173,7 +181,7 @@ def decode_with_few_logits(context: Context) -> np.ndarray:
     return np.stack([context.logits(i) for i in wanted])
 
 
-@pytest.mark.parametrize("name", WITH_LAYER_INPUTS)
+@pytest.mark.parametrize("name", DRAFTABLE)
 def test_nodes_of_a_tree_have_logits_and_layer_inputs_of_plain_decoding(path_of, name):
     with opened(path_of(name)) as tree, opened(path_of(name)) as plain:
         for context in (tree, plain):
@@ -201,12 +209,23 @@ def close(a: np.ndarray, b: np.ndarray) -> None:
     assert np.isfinite(a).all() and np.abs(a - b).max() <= 4e-3 * max(1.0, np.abs(b).max())
 
 
-@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in WITH_LAYER_INPUTS])
+@pytest.mark.parametrize("name", WITHOUT_LAYER_INPUTS)
 def test_what_is_no_hidden_state_between_layers_is_not_handed_out(path_of, name):
     with opened(path_of(name)) as context:
         assert readable(context) == []
         assert _lib.llama_tree_supported(context.ctx)  # its memory is as any other's
         context.decode(TOKENS)  # asking has changed nothing
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_other_recurrent_layers_than_delta_nets_compute_no_trees(path_of, name):
+    with opened(path_of(name)) as context:
+        context.decode(TOKENS)
+        state = context.save()
+        assert not _lib.llama_tree_supported(context.ctx)
+        assert context.tree_decode(NODES, BUSH) == -1
+        assert "only Gated DeltaNet layers can" in context.error()
+        assert context.save() == state
 
 
 @pytest.mark.parametrize("name", HYBRIDS)
