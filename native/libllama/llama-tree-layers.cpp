@@ -7,10 +7,12 @@
 
 #include "llama-context.h"
 #include "llama-graph.h"
+#include "llama-impl.h"
 #include "llama-model.h"
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <numeric>
 #include <unordered_set>
@@ -171,25 +173,39 @@ void llama_tree_set_layer_inputs(llm_graph_result & res, const llm_graph_params 
 bool llama_tree_compute::expose_output(llama_context * ctx, bool whole) {
     const uint32_t n_layer = ctx->model.hparams.n_layer();
     const bool     before  = ctx->cparams.embeddings_layer_inp[n_layer];
-
+    const auto     leave   = [&](bool exposed) {
+        ctx->set_embeddings_layer_inp(n_layer, before);
+        ctx->cparams.whole_last_layer = whole && exposed;
+        return exposed;
+    };
     ctx->cparams.whole_last_layer = whole;
     ctx->set_embeddings_layer_inp(n_layer, true);
-    ctx->sched_reserve();
-    const bool exposed = ctx->get_gf_res_reserve()->get_layer_inp((int) n_layer) != nullptr;
-
-    ctx->set_embeddings_layer_inp(n_layer, before);
-    ctx->cparams.whole_last_layer = whole && exposed;
-    return exposed;
+    try {
+        ctx->sched_reserve();
+    } catch (const std::exception &) {
+        leave(false);
+        throw;
+    }
+    return leave(ctx->get_gf_res_reserve()->get_layer_inp((int) n_layer) != nullptr);
 }
 
-bool llama_tree_has_layer_inp(llama_context * ctx, int32_t il) {
-    const int32_t n_layer = (int32_t) ctx->get_model().hparams.n_layer();
-    if (il < 0 || il > n_layer) {
-        return false;
-    }
+static bool has_layer_inp(llama_context * ctx, int32_t il, int32_t n_layer) {
     if (il == n_layer) { // most graphs cut their last layer's rows, some keep them all anyway
         return llama_tree_compute::expose_output(ctx, false) || llama_tree_compute::expose_output(ctx, true);
     }
     ctx->sched_reserve();
     return ctx->get_gf_res_reserve()->get_layer_inp(il) != nullptr;
+}
+
+bool llama_tree_has_layer_inp(llama_context * ctx, int32_t il) {
+    const int32_t n_layer = (int32_t) ctx->get_model().hparams.n_layer();
+    if (il < 0 || il > n_layer || llama_tree_refuses(ctx->get_memory(), __func__)) {
+        return false;
+    }
+    try {
+        return has_layer_inp(ctx, il, n_layer);
+    } catch (const std::exception & e) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
+        return false;
+    }
 }

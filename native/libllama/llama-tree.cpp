@@ -229,10 +229,21 @@ static int32_t n_recurrent_layers(const llama_memory_recurrent & mem) {
     return (int32_t) std::count_if(mem.r_l.begin(), mem.r_l.end(), [](const ggml_tensor * r) { return r != nullptr; });
 }
 
-int32_t llama_kv_cache       ::tree_layers() const { return n_stream == 1 && !other ? 0 : -1; }
-int32_t llama_kv_cache_iswa  ::tree_layers() const { return std::min(kv_base->tree_layers(), kv_swa->tree_layers()); }
-int32_t llama_memory_recurrent::tree_layers() const { return n_rs_seq == 0 ? n_recurrent_layers(*this) : -1; }
-int32_t llama_memory_hybrid  ::tree_layers() const { return mem_attn->tree_layers() == 0 ? mem_recr->tree_layers() : -1; }
+int32_t llama_kv_cache::tree_layers() const {
+    return n_stream == 1 && !other ? 0 : -1;
+}
+
+int32_t llama_kv_cache_iswa::tree_layers() const {
+    return std::min(kv_base->tree_layers(), kv_swa->tree_layers());
+}
+
+int32_t llama_memory_recurrent::tree_layers() const {
+    return n_rs_seq == 0 ? n_recurrent_layers(*this) : -1;
+}
+
+int32_t llama_memory_hybrid::tree_layers() const {
+    return mem_attn->tree_layers() == 0 ? mem_recr->tree_layers() : -1;
+}
 
 // Why trees can't be decoded on this context, or NULL.
 static const char * why_no_trees(llama_context * ctx) {
@@ -249,7 +260,11 @@ static const char * why_no_trees(llama_context * ctx) {
         return "its memory is no unified or sliding-window KV cache, alone or beside recurrent states "
                "(kv_unified = true and n_rs_seq = 0 are needed)";
     }
-    ctx->sched_reserve();
+    try {
+        ctx->sched_reserve();
+    } catch (const std::exception &) {
+        return "there is no memory for its graph";
+    }
     if (ctx->get_gf_res_reserve()->layer_outputs.n_tree_layers != n_layers) {
         return "its recurrent layers can't compute trees: only Gated DeltaNet layers can";
     }

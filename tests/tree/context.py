@@ -61,6 +61,7 @@ class Config:
     swa_full: bool = False
     n_seq: int = 1
     n_rs_seq: int = 0
+    unified: bool = True
     n_gpu_layers: int = 0
 
     def __str__(self) -> str:
@@ -83,7 +84,7 @@ class Context:
         c.n_threads = c.n_threads_batch = 1
         c.n_seq_max = config.n_seq
         c.n_rs_seq = config.n_rs_seq
-        c.kv_unified = True
+        c.kv_unified = config.unified
         c.swa_full = config.swa_full
         c.type_k = config.kv
         c.type_v = config.kv if config.flash else llama_cpp.GGML_TYPE_F16  # a quantised V needs flash attention

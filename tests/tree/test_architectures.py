@@ -234,6 +234,21 @@ def test_snapshots_leave_no_room_for_trees(path_of, name):
         assert _lib.llama_tree_supported(context.ctx) == (llama_cpp.llama_n_rs_seq(context.ctx) == 0)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen35"])
+def test_a_cache_per_sequence_holds_no_trees(path_of, name):
+    with opened(path_of(name), config=dict(unified=False, n_seq=2)) as context:
+        assert not _lib.llama_tree_supported(context.ctx)
+        assert context.tree_decode(NODES, BUSH) == -1
+        assert "kv_unified = true" in context.error()
+
+
+def test_layers_are_not_asked_about_while_a_tree_is_pending(path_of):
+    with opened(path_of("llama")) as context:
+        context.tree_logits(NODES, BUSH)
+        assert not context.has_layer_input(1) and "pending" in context.error()
+        assert context.commit(PATH) == 0 and context.has_layer_input(1)
+
+
 @pytest.mark.parametrize("layer", [-1, N_LAYER + 1, 10**6])
 def test_layers_that_there_are_not_have_no_inputs(path_of, layer):
     with opened(path_of("llama")) as context:

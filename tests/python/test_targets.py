@@ -2,14 +2,15 @@
 
 import itertools
 import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import drafter_models
 import pytest
 from architectures import ARCHITECTURES, DRAFTABLE, N_LAYER, RECURRENT, WINDOW, WITHOUT_LAYER_INPUTS, write_architecture
-from conftest import SETTINGS, Pair
 from same_text import TOLERANCE, assert_same_text, measured_tolerance
 
-from llama_dflash import Llama
+from llama_dflash import DFlashDraft
 
 PROMPT = list(b"the digits, and more than a window of them: 0123")
 assert len(PROMPT) > 2 * WINDOW
@@ -18,6 +19,11 @@ assert len(PROMPT) > 2 * WINDOW
 # How much of a hidden state says "a favourite follows": enough that the layers' noise does not drown it.
 SCALES = dict.fromkeys(["qwen2moe", "gemma2", "cohere2"], 80.0)
 WINDOWED = [name for name, arch in ARCHITECTURES.items() if "attention.sliding_window" in arch.keys and name in DRAFTABLE]
+
+
+class Pair(NamedTuple):
+    target: Path
+    drafter: Path
 
 
 def write_pair(folder, name, **drafter) -> Pair:
@@ -32,7 +38,7 @@ def greedy(llm, n):
 
 def assert_drafts(load, pair, **settings):
     """Trees of 12 nodes are verified, some nodes accepted, and the text is plain decoding's."""
-    plain, llm = load(pair, logits_all=True, **settings), load(pair, pair.draft(budget=12), **settings)
+    plain, llm = load(pair, logits_all=True, **settings), load(pair, DFlashDraft(pair.drafter, budget=12), **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "chains are verified instead"
         a, b = greedy(plain, 60), greedy(llm, 60)
@@ -54,16 +60,16 @@ def test_trees_in_a_cache_that_keeps_a_window_only_write_plain_decodings_text(tm
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_targets_with_other_recurrent_layers_are_refused_with_the_reason(tmp_path, name):
+def test_targets_with_other_recurrent_layers_are_refused_with_the_reason(tmp_path, load, name):
     pair = write_pair(tmp_path, name)
     with pytest.raises(ValueError, match="can't be cut back .* only Gated DeltaNet layers .* Use draft_model=None"):
-        Llama(str(pair.target), draft_model=str(pair.drafter), **SETTINGS)
+        load(pair, DFlashDraft(pair.drafter))
 
 
 @pytest.mark.parametrize("name", WITHOUT_LAYER_INPUTS)
 @pytest.mark.parametrize("layer", [1, N_LAYER])
-def test_targets_without_one_hidden_state_between_layers_are_refused_with_the_reason(tmp_path, name, layer):
+def test_targets_without_one_hidden_state_between_layers_are_refused_with_the_reason(tmp_path, load, name, layer):
     target = write_architecture(tmp_path / f"{name}.gguf", name)
     drafter = drafter_models.write_drafter(tmp_path / "d.gguf", target, layers=(layer,))
     with pytest.raises(ValueError, match=f'the input of layer {layer} .* "{name}": between its layers passes .*=None'):
-        Llama(str(target), draft_model=str(drafter), **SETTINGS)
+        load(Pair(target, drafter), DFlashDraft(drafter))
