@@ -21,6 +21,7 @@ PIECES: dict[str, dict[str, tuple]] = {
     "norms": {"attn_norm.weight": ("E",), "ffn_norm.weight": ("E",)},
     "attn_norm": {"attn_norm.weight": ("E",)},
     "falcon_h1_norms": {"attn_norm.weight": ("E",), "ffn_norm": ("E",)},
+    "attn_norm_bias": {"attn_norm.bias": ("E",)},
     "norm_biases": {"attn_norm.bias": ("E",), "ffn_norm.bias": ("E",)},
     "post_norms": {"post_attention_norm.weight": ("E",), "post_ffw_norm.weight": ("E",)},
     "post_attn_norm": {"post_attention_norm.weight": ("E",)},
@@ -228,6 +229,40 @@ ARCHITECTURES: dict[str, Architecture] = {
         "norms qkv o wide_norms experts choice_bias", {**EXPERTS, "feed_forward_length": 96, "expert_gating_func": 2}
     ),
     "ernie4_5": Architecture(LLAMA),
+    "mimo2": Architecture(
+        "norms qkv o sinks experts choice_bias",
+        {**WINDOWED, **EXPERTS, "attention.sliding_window_pattern": [False, True, True, True]},
+        layers={0: LLAMA},
+    ),
+    "step35": Architecture(
+        "norms qkv o head_norms gate experts choice_bias shared_expert",
+        {
+            **WINDOWED,
+            **EXPERTS,
+            "expert_shared_feed_forward_length": 96,
+            "attention.sliding_window_pattern": [False, True, True, True],
+        },
+        layers={0: "norms qkv o head_norms gate ffn"},
+    ),
+    "bailingmoe2": Architecture(
+        "norms fused_qkv o head_norms experts choice_bias shared_expert",
+        {**SHARED, "expert_gating_func": 2},
+        layers={0: "norms fused_qkv o head_norms ffn"},
+    ),
+    "llama4": Architecture(
+        "norms qkv o experts shared_expert", {**EXPERTS, "interleave_moe_layer_step": 2}, layers={i: LLAMA for i in (0, 2)}
+    ),
+    "smollm3": Architecture(LLAMA),
+    "falcon": Architecture(
+        "attn_norm attn_norm_bias fused_qkv o plain_ffn",
+        {"attention.layer_norm_epsilon": 1e-5},
+        top={"output_norm.bias": ("E",)},
+    ),
+    "bloom": Architecture(
+        "norms norm_biases fused_qkv fused_qkv_bias o o_bias plain_ffn plain_ffn_bias",
+        {"attention.layer_norm_epsilon": 1e-5},
+        top={"token_embd_norm.weight": ("E",), "token_embd_norm.bias": ("E",), "output_norm.bias": ("E",)},
+    ),
     "gpt2": Architecture(
         "norms norm_biases fused_qkv fused_qkv_bias o o_bias plain_ffn plain_ffn_bias",
         {"attention.layer_norm_epsilon": 1e-5},
@@ -357,7 +392,7 @@ def _values(rng: np.random.Generator, name: str, shape: tuple) -> np.ndarray:
         values = 1 + 0.1 * noise
     elif len(shape) == 1 or name.endswith("bias"):
         values = 0.1 * noise
-    elif name.startswith("token_embd"):
+    elif name == "token_embd.weight":
         values = noise
     else:
         values = noise * {"attn_q.weight": 2.0, "output.weight": 3.0}.get(name, 1.0) * shape[-1] ** -0.5
