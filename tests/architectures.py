@@ -46,6 +46,19 @@ PIECES: dict[str, dict[str, tuple]] = {
         "attn_v_b.weight": (4, 32, 32),
         "attn_output.weight": ("E", 4 * 32),
     },
+    "mla_index": {
+        "indexer.k_norm.weight": (64,),
+        "indexer.k_norm.bias": (64,),
+        "indexer.proj.weight": (2, "E"),
+        "indexer.attn_k.weight": (64, "E"),
+        "indexer.attn_q_b.weight": (2 * 64, 32),
+    },
+    "block_index": {
+        "indexer.q_proj.weight": (2 * 32, "E"),
+        "indexer.k_proj.weight": (32, "E"),
+        "indexer.q_norm.weight": (32,),
+        "indexer.k_norm.weight": (32,),
+    },
     "ffn": {"ffn_gate.weight": ("F", "E"), "ffn_up.weight": ("F", "E"), "ffn_down.weight": ("E", "F")},
     "plain_ffn": {"ffn_up.weight": ("F", "E"), "ffn_down.weight": ("E", "F")},
     "plain_ffn_bias": {"ffn_up.bias": ("F",), "ffn_down.bias": ("E",)},
@@ -120,6 +133,17 @@ WINDOWED = {"attention.sliding_window": WINDOW}
 # of two experts both are used: rounding can't choose another
 EXPERTS = {"expert_count": 2, "expert_used_count": 2, "expert_feed_forward_length": 96}
 SHARED = {**EXPERTS, "expert_shared_count": 1, "leading_dense_block_count": 1, "expert_weights_scale": 1.0}
+MLA = {
+    **SHARED,
+    "attention.head_count_kv": 1,
+    "attention.q_lora_rank": 32,
+    "attention.kv_lora_rank": 32,
+    "attention.key_length": 48,
+    "attention.value_length": 32,
+    "attention.key_length_mla": 48,
+    "attention.value_length_mla": 32,
+    "rope.dimension_count": 16,
+}
 MAMBA = {
     "ssm.conv_kernel": 4,
     "ssm.inner_size": 256,
@@ -196,21 +220,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {**SHARED, "expert_weights_norm": True},
         layers={0: "attn_norm qkv o post_attn_norm ffn"},
     ),
-    "deepseek2": Architecture(
-        "norms mla experts choice_bias shared_expert",
-        {
-            **SHARED,
-            "attention.head_count_kv": 1,
-            "attention.q_lora_rank": 32,
-            "attention.kv_lora_rank": 32,
-            "attention.key_length": 48,
-            "attention.value_length": 32,
-            "attention.key_length_mla": 48,
-            "attention.value_length_mla": 32,
-            "rope.dimension_count": 16,
-        },
-        layers={0: "norms mla ffn"},
-    ),
+    "deepseek2": Architecture("norms mla experts choice_bias shared_expert", MLA, layers={0: "norms mla ffn"}),
     "gpt-oss": Architecture(
         "attn_norm post_attn_norm qkv qkv_bias o o_bias sinks experts expert_biases", {**WINDOWED, **EXPERTS}
     ),
@@ -277,6 +287,31 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         layers={2: ""},
     ),
+    # an index beside the cache: no memory for trees
+    "deepseek32": Architecture(
+        "norms mla mla_index experts choice_bias shared_expert",
+        {
+            **MLA,
+            "expert_gating_func": 2,
+            "attention.indexer.head_count": 2,
+            "attention.indexer.key_length": 64,
+            "attention.indexer.top_k": 16,
+        },
+        layers={0: "norms mla mla_index ffn"},
+    ),
+    "minimax-m3": Architecture(
+        "norms qkv o head_norms block_index experts choice_bias shared_expert",
+        {
+            **SHARED,
+            "expert_gating_func": 2,
+            "attention.indexer.head_count": 2,
+            "attention.indexer.key_length": 32,
+            "attention.indexer.top_k": 4,
+            "attention.indexer.block_size": 8,
+            "attention.indexer.local_blocks": 1,
+        },
+        layers={0: LLAMA + " head_norms"},
+    ),
     # recurrent layers that can't compute trees
     "lfm2": Architecture(
         "norms short_conv ffn",
@@ -326,8 +361,8 @@ WITHOUT_LAYER_INPUTS = ("gemma3n", "hrm_text")  # no hidden state passes from la
 WITH_LAYER_INPUTS = [*(name for name in ARCHITECTURES if name not in WITHOUT_LAYER_INPUTS), *HYBRIDS]
 
 RECURRENT = ("lfm2", "nemotron_h", "granitehybrid", "falcon-h1", "mamba2", "jamba")  # their layers can't compute trees
-WITH_TREES = [name for name in (*ARCHITECTURES, *HYBRIDS) if name not in RECURRENT]
-DRAFTABLE = [name for name in WITH_LAYER_INPUTS if name in WITH_TREES]
+INDEXED = ("deepseek32", "minimax-m3")  # chains are verified
+WITH_TREES = [name for name in WITH_LAYER_INPUTS if name not in (*RECURRENT, *INDEXED)]
 
 
 def write_architecture(path: Path, name: str, seed: int = 0) -> Path:

@@ -7,7 +7,16 @@ from typing import NamedTuple
 
 import drafter_models
 import pytest
-from architectures import ARCHITECTURES, DRAFTABLE, N_LAYER, RECURRENT, WINDOW, WITHOUT_LAYER_INPUTS, write_architecture
+from architectures import (
+    ARCHITECTURES,
+    INDEXED,
+    N_LAYER,
+    RECURRENT,
+    WINDOW,
+    WITH_TREES,
+    WITHOUT_LAYER_INPUTS,
+    write_architecture,
+)
 from same_text import TOLERANCE, assert_same_text, measured_tolerance
 
 from llama_dflash import DFlashDraft
@@ -19,7 +28,7 @@ assert len(PROMPT) > 2 * WINDOW
 # How much of a hidden state says "a favourite follows": enough that the layers' noise does not drown it.
 SCALES = dict.fromkeys(["qwen2moe", "gemma2", "cohere2"], 80.0)
 SEEDS = {"bloom": 1}  # with seed 0 it repeats the prompt's last token whatever the favourites are
-WINDOWED = [name for name, arch in ARCHITECTURES.items() if "attention.sliding_window" in arch.keys and name in DRAFTABLE]
+WINDOWED = [name for name, arch in ARCHITECTURES.items() if "attention.sliding_window" in arch.keys and name in WITH_TREES]
 
 
 class Pair(NamedTuple):
@@ -38,26 +47,32 @@ def greedy(llm, n):
 
 
 def assert_drafts(load, pair, **settings):
-    """Trees of 12 nodes are verified, some nodes accepted, and the text is plain decoding's."""
+    """Up to 12 nodes are verified at once, some of them accepted, and the text is plain decoding's."""
     plain, llm = load(pair, logits_all=True, **settings), load(pair, DFlashDraft(pair.drafter, budget=12), **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # "chains are verified instead"
-        a, b = greedy(plain, 60), greedy(llm, 60)
+    a, b = greedy(plain, 60), greedy(llm, 60)
     stats = llm.speculative_stats
     assert stats.nodes > stats.rounds and stats.accepted > 5, "the drafter guesses, or this test shows nothing"
     tolerance = max(TOLERANCE, measured_tolerance(plain, [*PROMPT, *a]))
     assert_same_text(plain, PROMPT, a, b, tolerance)
 
 
-@pytest.mark.parametrize("name", DRAFTABLE)
+@pytest.mark.parametrize("name", WITH_TREES)
 def test_trees_on_every_architecture_write_plain_decodings_text(tmp_path, load, name):
-    assert_drafts(load, write_pair(tmp_path, name, layers=(1, 2, N_LAYER), n_layer=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "chains are verified instead"
+        assert_drafts(load, write_pair(tmp_path, name, layers=(1, 2, N_LAYER), n_layer=1))
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_trees_in_a_cache_that_keeps_a_window_only_write_plain_decodings_text(tmp_path, load, name):
     """llama-cpp-python keeps every token of a sliding-window layer unless it is told otherwise."""
     assert_drafts(load, write_pair(tmp_path, name, n_layer=1), swa_full=False, n_batch=32, n_ubatch=32)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_chains_on_targets_with_an_index_beside_their_cache_write_plain_decodings_text(tmp_path, load, name):
+    with pytest.warns(RuntimeWarning, match="can't hold draft trees: chains are verified instead"):
+        assert_drafts(load, write_pair(tmp_path, name, layers=(1, 2, N_LAYER), n_layer=1))
 
 
 @pytest.mark.parametrize("name", RECURRENT)

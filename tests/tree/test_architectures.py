@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from architectures import (
-    DRAFTABLE,
+    INDEXED,
     N_LAYER,
     RECURRENT,
     WINDOW,
     WITH_LAYER_INPUTS,
+    WITH_TREES,
     WITHOUT_LAYER_INPUTS,
     write_architecture,
 )
@@ -181,7 +182,7 @@ def decode_with_few_logits(context: Context) -> np.ndarray:
     return np.stack([context.logits(i) for i in wanted])
 
 
-@pytest.mark.parametrize("name", DRAFTABLE)
+@pytest.mark.parametrize("name", WITH_TREES)
 def test_nodes_of_a_tree_have_logits_and_layer_inputs_of_plain_decoding(path_of, name):
     with opened(path_of(name)) as tree, opened(path_of(name)) as plain:
         for context in (tree, plain):
@@ -226,6 +227,14 @@ def test_other_recurrent_layers_than_delta_nets_compute_no_trees(path_of, name):
         assert context.tree_decode(NODES, BUSH) == -1
         assert "only Gated DeltaNet layers can" in context.error()
         assert context.save() == state
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_an_index_beside_the_cache_leaves_no_room_for_trees(path_of, name):
+    with opened(path_of(name)) as context:
+        assert not _lib.llama_tree_supported(context.ctx)
+        assert context.tree_decode(NODES, BUSH) == -1
+        assert "its memory is no unified or sliding-window KV cache" in context.error()
 
 
 @pytest.mark.parametrize("name", HYBRIDS)
