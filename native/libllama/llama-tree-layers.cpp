@@ -55,6 +55,9 @@ namespace {
 class input_all_rows : public llm_graph_input_i {
 public:
     void set_input(const llama_ubatch *) override {
+        if (!rows->buffer) {
+            return; // the graph has no use for it
+        }
         std::vector<int32_t> ids(rows->ne[0]);
         std::iota(ids.begin(), ids.end(), 0);
         ggml_backend_tensor_set(rows, ids.data(), 0, ggml_nbytes(rows));
