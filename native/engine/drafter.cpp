@@ -73,6 +73,17 @@ void drafter::read_layout() {
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
 }
 
+void drafter::refuse_layer(int32_t il, int32_t n_layer) const {
+    char arch[64] = "?";
+    llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
+    const bool is_output = il == n_layer && llama_tree_has_layer_inp(target, n_layer - 1);
+    const std::string layer  = is_output ? "the output of the last layer" : "the input of layer " + std::to_string(il);
+    const std::string reason = is_output ? "llama.cpp does not compute it for every token" :
+        "between its layers passes more or something else than one hidden state a token, or llama.cpp's graph does not name it";
+    refuse("the draft model reads " + layer + " of the target, which can't be had of architecture \"" + arch + "\": " + reason +
+            ": use draft_model=None with this target");
+}
+
 void drafter::check_fits() const {
     if (mask < 0 || mask >= n_vocab_) {
         refuse("the draft model has no mask token (tokenizer.ggml.mask_token_id), which a DFlash drafter needs");
@@ -87,10 +98,7 @@ void drafter::check_fits() const {
                     std::to_string(n_layer - 1) + ": this drafter was made for another target");
         }
         if (!llama_tree_has_layer_inp(target, il)) {
-            char arch[64] = "?";
-            llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
-            refuse(std::string("llama.cpp does not expose the layer inputs of targets of architecture \"") + arch +
-                    "\", which a DFlash drafter needs: use draft_model=None with this target");
+            refuse_layer(il, n_layer);
         }
     }
     const llama_vocab * ours   = llama_model_get_vocab(model.get());

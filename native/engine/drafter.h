@@ -60,6 +60,7 @@ public:
 
 private:
     void check_fits() const;
+    [[noreturn]] void refuse_layer(int32_t il, int32_t n_layer) const;
     void read_layout();
     void make_context(const drafter_params & params);
     void clear(llama_pos at);
