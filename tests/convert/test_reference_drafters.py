@@ -184,22 +184,22 @@ def draft(llm, fixture, round):
     return tree
 
 
-def some_rounds(fixture):
-    """At the text's beginning, beyond the window, and in its last round, far beyond."""
-    return [rounds_after(fixture, start)[-1] for start in fixture.starts]
+def some_rounds(fixture, far):
+    """At the text's beginning, beyond the window, and, where `far` says so, far beyond."""
+    return [rounds_after(fixture, start)[-1] for start in fixture.starts if far or start < 500]
 
 
 @pytest.mark.parametrize("budget", [4, 7, 64])
 def test_a_tree_of_any_budget_is_that_of_the_reference(drafter, budget):
     llm = drafter.load(budget=budget)
-    for round in some_rounds(drafter.fixture):
+    for round in some_rounds(drafter.fixture, far=budget == 64):
         assert_same_nodes(paths_of(draft(llm, drafter.fixture, round)), round.paths(budget), drafter.tolerance)
 
 
 def test_a_chain_is_that_of_the_reference(drafter):
     fixture = drafter.fixture
     llm = drafter.load(budget=fixture.rounds[0].chain.size, mode="chain")
-    for round in some_rounds(fixture):
+    for round in some_rounds(fixture, far=False):
         tree = draft(llm, fixture, round)
         assert list(tree.parents) == list(range(-1, round.chain.size))
         assert list(tree.tokens[1:]) == round.chain.tolist()
