@@ -242,6 +242,7 @@ class Model:
             facts["block_size"] = file.of_arch("block_size")
             facts["mask_token"] = file.get("tokenizer.ggml.mask_token_id")
             facts["target_layers"] = file.of_arch("target_layers", [])
+            facts["doubts"] = doubts(self)
         return facts
 
 
@@ -273,6 +274,37 @@ def problems(target: Model, drafter: Model) -> List[str]:
         found.append(
             f"the drafter reads the input of target layer {outside[0]}, the target has layers 0 to"
             f" {theirs.n_layers - 1}"
+        )
+    return found
+
+
+def doubts(drafter: Model) -> List[str]:
+    """What makes a converted drafter draft something else than its authors' class, as far as the file shows it: sentences,
+    none if all is well. Converters other than `llama-dflash convert` write such files (docs/drafters.md)."""
+    found = []
+    kind, again = drafter.kind, "convert the published checkpoint with `llama-dflash convert`"
+    key = "attention.sliding_window_causal"
+    if any(drafter.has_window(layer) for layer in drafter.layers()) and drafter.file.of_arch(key) is None:
+        found.append(
+            f"it does not say whether its sliding layers are causal (dflash.{key}); they are taken to be, as in z-lab's"
+            f" drafters. If it is of another publisher, {again}"
+        )
+    n_rotated = drafter.number("rope.dimension_count")
+    if n_rotated and n_rotated < drafter.head_sizes(0)[0]:
+        found.append(
+            f"it rotates {n_rotated} of {drafter.head_sizes(0)[0]} dimensions of a head (dflash.rope.dimension_count), where"
+            f" the classes of all published drafters rotate them all: {again}"
+        )
+    if drafter.file.of_arch("rope.scaling.type") == "yarn":
+        found.append(
+            "its yarn scaling is left to llama.cpp (dflash.rope.scaling.type), which takes attention factors twice and"
+            f" knows no truncate: {again}"
+        )
+    scaled = [key for key in ("logit_scale", "final_logit_softcapping") if drafter.file.of_arch(key)]
+    if kind == "DSpark drafter" and scaled and drafter.file.of_arch("attention.scale") is None:
+        found.append(
+            f"it has dflash.{scaled[0]}, left from the target's config, which the classes of DSpark drafters do not apply:"
+            f" {again}"
         )
     return found
 
@@ -379,7 +411,7 @@ def _file_lines(file: Dict[str, Any]) -> List[str]:
             f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, reads the inputs of target layers"
             f" {read}"
         )
-    return lines
+    return lines + [f"doubtful: {doubt}" for doubt in file.get("doubts", [])]
 
 
 def size_text(n_bytes: int) -> str:

@@ -104,7 +104,8 @@ void drafter::check_fits() const {
 }
 
 void drafter::make_context(const drafter_params & params) {
-    n_context = params.n_context;
+    n_context   = params.n_context;
+    whole_block = !is_causal && !params.short_block; // of a causal block the first positions are the same without the rest
 
     llama_context_params cparams = llama_context_default_params();
     cparams.n_ctx           = n_context + n_block;

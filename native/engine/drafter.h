@@ -17,6 +17,7 @@ struct drafter_params {
     int32_t type_v;
     int32_t n_threads;
     bool    flash_attn;
+    bool    short_block;
     int32_t n_top;         // candidates of a position that are found where the logits are computed, and features stay there too; 0: on the host
 };
 
@@ -28,7 +29,7 @@ public:
     int32_t block_size()    const { return n_block; }
     int32_t max_positions() const { return n_block - first_row; } // that one forward drafts
     int32_t n_vocab()       const { return n_vocab_; }
-    bool    block_is_whole() const { return !is_causal; } // drafting fewer positions takes as long
+    bool    block_is_whole() const { return whole_block; } // drafting fewer positions takes as long
 
     // Remember the features of rows [n_rows] of the target's last decode, at positions pos, pos + 1, ...
     // rows may be NULL for 0, 1, 2, ...  n_after more positions are about to follow.
@@ -40,8 +41,7 @@ public:
     // Write the remembered features into the drafter's memory.
     void inject();
 
-    // One forward over [root, mask, mask, ...]: logits of the n_positions tokens that follow the root. The block is whole,
-    // as the reference classes' is, unless no position sees later ones and a shorter one gives the same.
+    // One forward over [root, mask, mask, ...]: logits of the n_positions tokens that follow the root.
     // Returns false if the drafter's memory has no room.
     bool forward(llama_token root, llama_pos n_past, int32_t n_positions);
 
@@ -79,6 +79,7 @@ private:
     llama_token mask      = -1;
     bool        is_mrope  = false;
     bool        is_causal = false; // a block's tokens see those before them only, in every layer
+    bool        whole_block = true; // always, as in the reference classes; else no longer than is drafted
     int32_t     first_row = 1;     // of the block, from which the first position is drafted
 
     std::vector<int32_t> layers; // target layers whose inputs are features

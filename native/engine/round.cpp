@@ -24,7 +24,7 @@ static bool outputs_on_device(const llama_context * target, const llama_dflash_p
 llama_dflash::llama_dflash(llama_context * target, const std::string & path, const llama_dflash_params & params) :
         target(target), params(params), device_outputs(outputs_on_device(target, params)),
         draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads,
-                params.flash_attn != 0, device_outputs ? n_wanted(params) : 0 }),
+                params.flash_attn != 0, params.short_block != 0, device_outputs ? n_wanted(params) : 0 }),
         budget(device_outputs), synthetic(params.synthetic_length), trees(llama_tree_supported(llama_get_model(target))) {
     const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
     const int32_t depth    = std::min(draft.max_positions(), n_nodes - 1);

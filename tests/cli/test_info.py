@@ -13,7 +13,7 @@ from models import write_hybrid, write_recurrent, write_target
 from llama_dflash import DFlashDraft, Llama
 from llama_dflash.convert import convert
 from llama_dflash.gguf_file import GgufFile
-from llama_dflash.info import Model, Settings, problems, report, text
+from llama_dflash.info import Model, Settings, doubts, problems, report, text
 
 import llama_cpp  # after llama_dflash, which says where it comes from
 from llama_cpp import _logger
@@ -72,6 +72,48 @@ def test_a_recurrent_target_can_not_hold_trees(files, tmp_path):
 def test_hybrids_can(tmp_path):
     target = write_hybrid(tmp_path / "t.gguf")
     assert problems(Model(target), Model(write_drafter(tmp_path / "d.gguf", target))) == []
+
+
+# ---------------------------------------------------------------- files of other converters
+
+
+def of_another_converter(name, *values):
+    """A key that llama.cpp's converter writes, and we don't."""
+    return lambda w: getattr(w, f"add_{name}")(*values)
+
+
+def sliding(w):
+    w.add_sliding_window(64)
+    w.add_array("dflash.attention.sliding_window_pattern", [True, False])
+
+
+@pytest.mark.parametrize(
+    ("more", "doubt"),
+    [
+        (sliding, "does not say whether its sliding layers are causal"),
+        (of_another_converter("string", "dflash.rope.scaling.type", "yarn"), "takes attention factors twice"),
+    ],
+)
+def test_a_file_that_drafts_something_else_is_doubted(command, target, tmp_path, more, doubt):
+    drafter = write_drafter(tmp_path / "other.gguf", target, more=more)
+    done = command("info", "target.gguf", str(drafter))
+    assert done.returncode == 0 and "doubtful: it" in done.stdout and doubt in done.stdout
+
+
+def test_rotary_dimensions_and_scales_of_the_target_are_doubted(target, tmp_path):
+    part = write_drafter(
+        tmp_path / "part.gguf", target, omit={"rope.dimension_count"}, more=of_another_converter("rope_dimension_count", 16)
+    )
+    assert ["rotates 16 of 32 dimensions" in doubt for doubt in doubts(Model(part))] == [True]
+    capped = write_drafter(
+        tmp_path / "c.gguf", target, head="markov", more=of_another_converter("float32", "dflash.logit_scale", 0.5)
+    )
+    assert ["has dflash.logit_scale" in doubt for doubt in doubts(Model(capped))] == [True]
+
+
+@pytest.mark.parametrize("case", ["plain", "window", "yarn", "own-head", "dflash2", "dspark", "dspark-gemma4"])
+def test_our_own_files_are_not(target, tmp_path, case):
+    assert doubts(Model(convert(write_case(tmp_path, case), target, tmp_path / "d.gguf"))) == []
 
 
 # ---------------------------------------------------------------- memory
