@@ -54,7 +54,9 @@ class Drafter:
 
     def __init__(self, fixture, target, folder):
         self.fixture, self.target = fixture, target
-        self.path = convert.convert(fixture.write_checkpoint(folder / "checkpoint"), target, folder / "drafter.gguf", type="f32")
+        self.path = convert.convert(
+            fixture.write_checkpoint(folder / "checkpoint"), target, folder / "drafter.gguf", type="f32"
+        )
         self.tolerance = TOLERANCE
         if fixture.about["config"].get("hidden_act") == "gelu_pytorch_tanh":
             self.tolerance = TABLE_TOLERANCES["drafter"]
@@ -208,4 +210,49 @@ def test_a_chain_is_that_of_the_reference(drafter):
 @pytest.mark.parametrize("fixture", [f for f in FIXTURES if f.name in REFUSED], ids=lambda fixture: fixture.name)
 def test_what_can_not_be_computed_as_the_reference_does_is_refused(fixture, targets, tmp_path):
     with pytest.raises(ValueError, match=REFUSED[fixture.name]):
-        convert.convert(fixture.write_checkpoint(tmp_path / "checkpoint"), targets[fixture.target], tmp_path / "drafter.gguf")
+        convert.convert(
+            fixture.write_checkpoint(tmp_path / "checkpoint"), targets[fixture.target], tmp_path / "drafter.gguf"
+        )
+
+
+OTHERWISE = [
+    ("dflash sliding", "is_causal", False),
+    ("dflash sliding bidirectional", "is_causal", True),
+    ("dflash mixed", "is_causal", True),
+    ("dflash mixed", "is_causal", False),
+    ("dflash mixed", "sliding_window", 13),
+    ("dflash full causal", "is_causal", False),
+    ("dflash llama3 rope", "rope_parameters", {"rope_type": "default", "rope_theta": 10000.0}),
+    ("dflash yarn", "rope_parameters.attention_factor", 1.0),
+    ("dflash yarn mscale", "rope_parameters.mscale", 1.0),
+    ("dflash yarn untruncated", "rope_parameters.truncate", True),
+    ("dflash softcap", "dflash_config.final_logit_softcapping", None),
+    ("dflash output_multiplier", "dflash_config.output_multiplier", 1.0),
+    ("dflash gelu", "hidden_act", "silu"),
+    ("dflash layers absent", "dflash_config.target_layer_ids", [1, 3, 4]),
+    ("speculators sliding causal", "sliding_window_non_causal", True),
+    ("speculators sliding non-causal", "transformer_layer_config.sliding_window", 11),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), OTHERWISE, ids=lambda value: str(value))
+def test_a_setting_changes_what_is_drafted(name, key, value, targets, tmp_path):
+    """Or these fixtures would not show whether it is followed."""
+    (fixture,) = [f for f in FIXTURES if f.name == name]
+    *outer, last = key.split(".")
+    settings = fixture.about["config"]
+    for part in outer:
+        settings = settings[part]
+    before = settings.get(last)
+    settings[last] = value
+    try:
+        drafter = Drafter(fixture, targets[fixture.target], tmp_path)
+    finally:
+        settings[last] = before
+    llm, difference = drafter.load(budget=BUDGET), 0.0
+    for round in fixture.rounds[:6]:
+        llm.eval(fixture.tokens[llm.n_tokens : round.n_past])
+        got = llm._engine.logprobs(fixture.tokens[round.n_past], round.n_past, len(round.logprobs), llm._n_vocab)
+        difference = max(difference, np.abs(got[:, fixture.ids] - round.logprobs).max())
+    llm.close()
+    assert difference > 5 * drafter.tolerance
