@@ -198,6 +198,13 @@ def test_a_tree_of_any_budget_is_that_of_the_reference(drafter, budget):
         assert_same_nodes(paths_of(draft(llm, drafter.fixture, round)), round.paths(budget), drafter.tolerance)
 
 
+def test_a_tree_of_candidates_found_where_the_logits_are_is_that_of_the_reference(drafter):
+    """As on a GPU, where no logits come to the host."""
+    llm = drafter.load(budget=BUDGET, device_outputs=True)
+    for round in some_rounds(drafter.fixture, far=False):
+        assert_same_nodes(paths_of(draft(llm, drafter.fixture, round)), round.paths(BUDGET), drafter.tolerance)
+
+
 def test_a_chain_is_that_of_the_reference(drafter):
     fixture = drafter.fixture
     llm = drafter.load(budget=fixture.rounds[0].chain.size, mode="chain")
