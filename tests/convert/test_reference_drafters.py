@@ -40,7 +40,7 @@ def draft_model(path, **settings):
     """A drafter that rounds nothing."""
     if any(field.name == "flash_attn" for field in dataclasses.fields(DFlashDraft)):
         settings["flash_attn"] = False
-    return DFlashDraft(path, context=N_CTX, type_k=F32, type_v=F32, **settings)
+    return DFlashDraft(path, **{"context": N_CTX, "type_k": F32, "type_v": F32, **settings})
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +203,20 @@ def test_a_tree_of_candidates_found_where_the_logits_are_is_that_of_the_referenc
     llm = drafter.load(budget=BUDGET, device_outputs=True)
     for round in some_rounds(drafter.fixture, far=False):
         assert_same_nodes(paths_of(draft(llm, drafter.fixture, round)), round.paths(BUDGET), drafter.tolerance)
+
+
+@pytest.mark.parametrize(
+    "name", ["dflash sliding", "dflash sliding bidirectional", "dflash2 sliding bidirectional qwen35 target"]
+)
+def test_a_drafter_that_sees_a_window_needs_to_remember_no_more(name, targets, tmp_path):
+    (fixture,) = [f for f in FIXTURES if f.name == name]
+    drafter = Drafter(fixture, targets[fixture.target], tmp_path)
+    llm = drafter.load(budget=BUDGET, context=32)
+    for round in fixture.rounds:
+        llm.eval(fixture.tokens[llm.n_tokens : round.n_past])
+        got = llm._engine.logprobs(fixture.tokens[round.n_past], round.n_past, len(round.logprobs), llm._n_vocab)
+        assert np.abs(got - round.logprobs).max() <= TOLERANCE
+    llm.close()
 
 
 def test_a_chain_is_that_of_the_reference(drafter):
