@@ -90,7 +90,7 @@ class _Job:
         return next(({"BF16": "bf16", "F16": "f16"}[dtype] for dtype in matrices if dtype in ("BF16", "F16")), "f16")
 
     def write(self, path: Path, on_progress: OnProgress) -> None:
-        tensors = list(tensors_to_write(self.config, self.found))
+        tensors = list(tensors_to_write(self.config, self.found, self.target))
         types = [self._type_of(tensor) for tensor in tensors]
         sizes = [_n_bytes(tensor, kind) for tensor, kind in zip(tensors, types)]
         writer = gguf.GGUFWriter(path, "dflash")

@@ -37,6 +37,7 @@ class Attention:
     is_sliding: Tuple[bool, ...] = ()
     sliding_causal: bool = False
     from_anchor: bool = False
+    both_ways: bool = False  # the window hides later positions of the block, too
 
 
 def attention(config: DrafterConfig) -> Attention:
@@ -54,13 +55,11 @@ def attention(config: DrafterConfig) -> Attention:
     else:
         sliding_causal = True if causal is None else causal
     window = window or config.max_positions or LONGEST  # causal layers all the same
-    if not sliding_causal and window < config.block_size and config.schema != "speculators":
-        raise ValueError(
-            f"config.json has a sliding window of {window} positions and blocks of {config.block_size} that see each other"
-            " whole: expected a window of at least a block"
-        )
     is_sliding = tuple(kind == SLIDING for kind in types)
-    return Attention(causal, window, is_sliding, sliding_causal, config.schema == "speculators")
+    if config.schema == "speculators":
+        return Attention(causal, window, is_sliding, sliding_causal, from_anchor=True)
+    both_ways = not sliding_causal and window < config.block_size
+    return Attention(causal, window, is_sliding, sliding_causal, both_ways=both_ways)
 
 
 def layer_types(config: DrafterConfig) -> List[str]:

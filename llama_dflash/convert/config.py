@@ -1,8 +1,8 @@
 """From a checkpoint's config.json to the keys of a drafter's GGUF file.
 
-Kinds and the schemas they are published in: DFlash, DFlash2 and DSpark with their settings under "dflash_config" (z-lab,
-specforge, NVIDIA), DSpark flat (DeepSpec; also for Gemma 4), all three nested, with a "transformer_layer_config" and
-"aux_hidden_state_layer_ids" (speculators). What a key means is what the class that its authors publish makes of it
+Kinds and the schemas they are published in: DFlash, DFlash2, DSpark and Domino with their settings under "dflash_config"
+(z-lab, specforge, NVIDIA), DSpark flat (DeepSpec; also for Gemma 4), the first three nested, with a
+"transformer_layer_config" and "aux_hidden_state_layer_ids" (speculators). What a key means is what the class that its authors publish makes of it
 (docs/drafters.md), not what llama.cpp's converter does: attention.py and rope.py say where the two differ.
 """
 
@@ -26,6 +26,7 @@ ARCHITECTURES = {
     "Lfm2DSparkDraftModel": "DSpark",
     "LingDSparkModel": "DSpark",
     "Gemma4DSparkModel": "Gemma4 DSpark",
+    "DominoDraftModel": "Domino",
 }
 # What transformers' Qwen3Config, which llama.cpp's converter asks first, takes for what a config leaves out.
 QWEN3_DEFAULTS = {"head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
@@ -40,8 +41,9 @@ _DFLASH_SETTINGS = frozenset(
         *("input_embedding_scale", "output_multiplier", "final_logit_softcapping"),
         *("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k"),
         *("projector_type", "markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov"),
+        *("emb_dim", "gru_hidden_dim", "pure_draft_prefix_len", "shift_label"),
         # of training, of a server, or of a shape that the tensors have
-        *("confidence_head_alpha", "attention_mode", "num_anchors", "pure_draft_prefix_len", "shift_label"),
+        *("confidence_head_alpha", "attention_mode", "num_anchors"),
         *("runtime_block_size", "draft_window_size", "block_size_policy", "dflash_initial_block_size"),
         *("prefer_requested_block_size",),
     )
@@ -50,9 +52,9 @@ _DFLASH_SETTINGS = frozenset(
 _UNKNOWN_TO_THE_GRAPH = {
     "log_snr_conditioning": False,
     "enable_qwen35_gated_q_proj": False,
-    "attention_bias": False,
     "mlp_bias": False,
 }
+MARKOV_HEADS = ("vanilla", "gated", "rnn")
 _ACTIVATIONS = {"silu": None, "swish": None, "gelu": "gelu", "relu": "relu"}
 _ACTIVATIONS.update(dict.fromkeys(("gelu_pytorch_tanh", "gelu_new"), "gelu_pytorch_tanh"))
 
@@ -115,6 +117,20 @@ class DrafterConfig:
     @property
     def is_dspark(self) -> bool:
         return self.kind == "DSpark"
+
+    @property
+    def is_domino(self) -> bool:
+        return self.kind == "Domino"
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether the four matrices of attention have biases."""
+        return bool(self.values.get("attention_bias"))
+
+    @property
+    def markov_head(self) -> str:
+        """One of MARKOV_HEADS."""
+        return self.setting("markov_head_type") or MARKOV_HEADS[0]
 
     @property
     def n_layers(self) -> int:
@@ -328,6 +344,8 @@ _DFLASH2_SETTINGS = ("conv_kernel_size", "conv_group_size", "selector_rank", "se
 
 
 def _samples_from_anchor(kind: str, schema: str, values: Dict[str, Any], dflash: Dict[str, Any]) -> bool:
+    if kind == "Domino":
+        return bool(dflash.get("shift_label"))
     said = dflash.get("sample_from_anchor", values.get("sample_from_anchor"))
     if said is None:  # DSpark drafters do (specforge's are trained so, too), but for speculators' exports without the key
         is_dspark = kind in ("DSpark", "Gemma4 DSpark")
@@ -350,11 +368,11 @@ def _check_settings(kind: str, values: Dict[str, Any], dflash: Dict[str, Any]) -
                 f"config.json has {name} = {values[name]!r}, which changes what the drafter computes and is not among"
                 " what drafters here have"
             )
-    head = dflash.get("markov_head_type", values.get("markov_head_type", "vanilla"))
-    if head not in (None, "vanilla") and (dflash.get("markov_rank", values.get("markov_rank")) != 0):
-        raise ValueError(f"config.json has markov_head_type = {head!r}; only 'vanilla' ones convert")
+    head = dflash.get("markov_head_type", values.get("markov_head_type"))
+    if head is not None and head not in MARKOV_HEADS:
+        raise ValueError(f"config.json has markov_head_type = {head!r}, expected one of {', '.join(MARKOV_HEADS)}")
     projector = dflash.get("projector_type")
-    if projector not in (None, "dflash", "dspark") or (projector == "dspark" and kind != "DSpark"):
+    if projector is not None and projector != "dflash" and projector != kind.lower():
         raise ValueError(
             f"config.json has projector_type = {projector!r} for a {kind} drafter: a head of this kind does not convert"
         )
@@ -452,7 +470,9 @@ def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool
     if "conv_kernel_size" in config.dflash:
         for name in _DFLASH2_SETTINGS:
             yield name, "uint32", config.dflash.get(name)
-    if config.is_dspark or config.is_gemma or config.samples_from_anchor:
+    if config.is_domino:
+        yield "domino_prefix", "uint32", config.dflash.get("pure_draft_prefix_len", 0)
+    if config.is_dspark or config.is_gemma or config.is_domino or config.samples_from_anchor:
         yield "sample_from_anchor", "bool", config.samples_from_anchor
     if config.is_dspark or config.is_gemma:
         yield "has_confidence_head", "bool", has_confidence_head
@@ -490,6 +510,7 @@ def _attention_keys(config: DrafterConfig) -> Iterator[Key]:
         yield "attention.sliding_window_pattern", "array", list(attention.is_sliding)
         yield "attention.sliding_window_causal", "bool", attention.sliding_causal
         yield "attention.sliding_window_from_anchor", "bool", attention.from_anchor or None
+        yield "attention.sliding_window_both_ways", "bool", attention.both_ways or None
 
 
 def _rope_keys(config: DrafterConfig, target: GgufFile) -> Iterator[Key]:

@@ -45,7 +45,7 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     const abort_guard guard;
     check_drafter_file(path, llama_get_model(target));
     model.reset(load_model(path, params.n_gpu_layers));
-    head = drafter_head::take(model.get());
+    head = drafter_head::take(model.get(), llama_get_model(target));
     read_layout();
     check_fits();
     make_context(params);

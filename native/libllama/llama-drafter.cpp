@@ -32,7 +32,16 @@ void llama_drafter_read_hparams(const llama_model_loader & ml, llama_hparams & h
         hparams.swa_from_first = true;
         hparams.n_swa += 1; // speculators' windows do not count the position itself
     }
+    hparams.swa_both_ways      = flag(ml, "dflash.attention.sliding_window_both_ways", false);
     hparams.target_output_norm = flag(ml, "dflash.target_output_norm", false);
+}
+
+const std::vector<const char *> & llama_drafter_head_tensors() {
+    static const std::vector<const char *> names = {
+        "gate.weight", "gate.bias", "joint.weight", "joint.bias",
+        "gru_input.weight", "gru_state.weight", "inner.weight", "outer.weight",
+    };
+    return names;
 }
 
 static ggml_tensor * output_norm(llm_graph_context & graph, const llama_model & target, ggml_tensor * x) {

@@ -1,6 +1,8 @@
 // What a DFlash drafter computes beyond upstream's graph: the hooks of patch 0015 call these.
 #pragma once
 
+#include <vector>
+
 struct ggml_tensor;
 struct llama_hparams;
 struct llama_model;
@@ -15,8 +17,14 @@ struct llm_graph_context;
 //       the block sees the same context (speculators' training mask). Absent: from each position.
 //   dflash.target_output_norm                    bool: features that name the target's last layer are its output after the
 //       final norm, as transformers' hidden_states[-1] is. Absent: before it.
+//   dflash.attention.sliding_window_both_ways    bool: where sliding layers are not causal, their windows hide later positions
+//       as far away, too, as dflash's do. Absent: not, which is the same for windows of a block's length and more.
 // Called after the file's windows have been read.
 void llama_drafter_read_hparams(const llama_model_loader & ml, llama_hparams & hparams);
+
+// What a file's tensors "draft_head.*" may be called after that: of a gated or rnn Markov head, or of a Domino head
+// (llama-branch-head.h).
+const std::vector<const char *> & llama_drafter_head_tensors();
 
 // The features [n_layers*n_embd, n_tokens] as the drafter was trained on them: those of the target's last layer pass the
 // target's output norm where the file says so.

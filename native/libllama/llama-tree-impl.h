@@ -40,4 +40,7 @@ struct llama_tree_compute {
 
     // The logits of the last decode's last graph, where they were computed, or NULL. Valid until the context's next call.
     static ggml_tensor * last_logits(llama_context * ctx);
+
+    // Likewise its outputs' hidden states [n_embd, n_outputs], after the final norm.
+    static ggml_tensor * last_embd(llama_context * ctx);
 };

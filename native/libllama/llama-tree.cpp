@@ -450,6 +450,10 @@ ggml_tensor * llama_tree_compute::last_logits(llama_context * ctx) {
     return ctx->gf_res_prev_active ? ctx->gf_res_prev_active->get_logits() : nullptr;
 }
 
+ggml_tensor * llama_tree_compute::last_embd(llama_context * ctx) {
+    return ctx->gf_res_prev_active ? ctx->gf_res_prev_active->get_embd() : nullptr;
+}
+
 int32_t llama_tree_commit(llama_context * ctx, const int32_t * path, int32_t n_path) {
     llama_memory_t mem = ctx->get_memory();
     if (mem == nullptr || !mem->tree) {

@@ -66,7 +66,8 @@ def refusal(target, tmp_path):
             "partial_rotary_factor = 0.5 with rope_type = 'linear'",
         ),
         (dict(hidden_act="tanh"), "hidden_act = 'tanh', expected one of silu, "),
-        (dict(attention_bias=True), "attention_bias = True, which changes what the drafter computes"),
+        (dict(attention_bias=True), "lacks layers.0.self_attn.q_proj.bias, "),
+        (dict(mlp_bias=True), "mlp_bias = True, which changes what the drafter computes"),
         (dict(log_snr_conditioning=True), "log_snr_conditioning = True, which changes what the drafter computes"),
         (dict(layer_types=["full_attention", "linear_attention"]), "a layer of type 'linear_attention', expected"),
         (dict(layer_types=["full_attention"]), "layer_types = ['full_attention'], expected one for each of 2 layers"),
@@ -74,10 +75,6 @@ def refusal(target, tmp_path):
         (
             dict(is_causal=True, dflash_config={**DFLASH, "causal": False}),
             "contradicts itself: is_causal = True, dflash_config.causal = False",
-        ),
-        (
-            dict(layer_types=["sliding_attention"] * 2, use_sliding_window=True, sliding_window=8, is_causal=False),
-            "a sliding window of 8 positions and blocks of 16",
         ),
         (dict(dflash_config={**DFLASH, "new_trick": 3}), "new_trick = 3 in dflash_config, a setting that is not known"),
         (dict(dflash_config={**DFLASH, "projector_type": "domino"}), "projector_type = 'domino' for a DFlash drafter"),
@@ -99,7 +96,8 @@ def test_a_config_of_something_else(tmp_path, refusal, changes, message):
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("dspark", dict(markov_head_type="gated"), "markov_head_type = 'gated'"),
+        ("dspark", dict(markov_head_type="gated"), "lacks markov_head.gate_proj.weight, "),
+        ("dspark", dict(markov_head_type="grand"), "markov_head_type = 'grand', expected one of vanilla, gated, rnn"),
         ("dspark", dict(draft_vocab_size=40), "lacks d2t"),
         ("dspark-gemma4", dict(attention_k_eq_v=False), "attention_k_eq_v = False"),
         ("dspark-gemma4", dict(tie_word_embeddings=False), "lacks lm_head.weight"),
