@@ -30,7 +30,6 @@ TOLERANCE = 1e-3  # of log-probabilities. Measured: 1e-5 to 1e-4
 TABLE_TOLERANCES = {"drafter": 2e-2, "target": 0.15}
 # what converts into no drafter that computes the same, and what the error names
 REFUSED = {
-    "dflash attention_bias": "attention_bias",
     "dflash sliding bidirectional window below block": "sliding window of 5 positions",
 }
 FIXTURES = fixtures()
