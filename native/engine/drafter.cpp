@@ -213,7 +213,7 @@ bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     // the block's own keys and values are of this draft only
     llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, n_past, -1);
 
-    if (ret < 0) {
+    if (ret < 0 || ret > 1) {
         throw std::runtime_error("the drafter's forward failed with " + std::to_string(ret));
     }
     if (ret == 0 && head) {

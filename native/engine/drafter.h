@@ -35,6 +35,11 @@ public:
     // Forget the features of positions >= n_past.
     void truncate(llama_pos n_past);
 
+    // Forget everything; what is observed next begins anew.
+    void forget() { clear(end); }
+
+    void set_abort_callback(ggml_abort_callback callback, void * data) { llama_set_abort_callback(ctx.get(), callback, data); }
+
     // Write the remembered features into the drafter's memory.
     void inject();
 
