@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import warnings
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import llama_cpp
 import numpy as np
@@ -52,6 +53,9 @@ _SIGNATURES = {
     "load": (ctypes.c_void_p, [llama_cpp.llama_context_p_ctypes, ctypes.c_char_p, _Params]),
     "free": (None, [ctypes.c_void_p]),
     "last_error": (ctypes.c_char_p, []),
+    "check_model": (ctypes.c_int32, [ctypes.c_char_p]),
+    "no_abort": (None, [ctypes.c_bool]),
+    "sample": (ctypes.c_int32, [llama_cpp.llama_sampler_p_ctypes, llama_cpp.llama_context_p_ctypes, ctypes.c_int32]),
     "block_size": (ctypes.c_int32, [ctypes.c_void_p]),
     "uses_trees": (ctypes.c_bool, [ctypes.c_void_p]),
     "observe": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
@@ -100,6 +104,41 @@ def _library_functions() -> _Functions:
     return _functions
 
 
+def check_model(path: str) -> None:
+    """Raises ValueError if the target's file has damage that llama.cpp would abort at."""
+    functions = _library_functions()
+    if functions.check_model(os.fsencode(path)) < 0:
+        raise ValueError(_last_error(functions))
+
+
+@contextlib.contextmanager
+def no_abort() -> Iterator[None]:
+    """Where llama.cpp would abort the process in this thread, loading a model fails."""
+    functions = _library_functions()
+    functions.no_abort(True)
+    try:
+        yield
+    finally:
+        functions.no_abort(False)
+
+
+def sample(sampler: llama_cpp.llama_sampler_p, ctx: llama_cpp.llama_context_p, idx: int) -> int:
+    """llama_sampler_sample(), whose exceptions would end the process.
+
+    Raises:
+        RuntimeError: If the sampler failed: a grammar that no token satisfies, or no logits.
+    """
+    functions = _library_functions()
+    token = functions.sample(sampler, ctx, idx)
+    if token < 0:
+        raise RuntimeError(_last_error(functions))
+    return token
+
+
+def _last_error(functions: _Functions) -> str:
+    return functions.last_error().decode("utf-8", errors="replace")
+
+
 class Engine:
     """A drafter at work for one target context. Sequence 0 only, one thread at a time.
 
@@ -120,7 +159,7 @@ class Engine:
         params.synthetic_length = draft.synthetic_length or 0.0
         self._pointer = self._c.load(ctx, os.fsencode(draft.path), params)
         if not self._pointer:
-            raise ValueError(f"draft_model: {self._last_error()}")
+            raise ValueError(f"draft_model: {_last_error(self._c)}")
         self.block_size: int = self._c.block_size(self._engine)
         self.uses_trees: bool = self._c.uses_trees(self._engine)
 
@@ -232,10 +271,7 @@ class Engine:
 
     def _check(self, status: int) -> None:
         if status < 0:
-            raise RuntimeError(self._last_error())
-
-    def _last_error(self) -> str:
-        return self._c.last_error().decode("utf-8", errors="replace")
+            raise RuntimeError(_last_error(self._c))
 
 
 def _tree(result: _Result) -> DraftTree:

@@ -25,8 +25,10 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
+from llama_cpp import _internals as internals
 from llama_cpp.llama_speculative import LlamaDraftModel
 
+from . import _engine
 from ._closed import close_for_good
 from ._engine import DONE, NO_ROOM, Engine
 from .checkpoints import Checkpoints, branching_places, common_prefix
@@ -47,6 +49,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 class _Walk:
     """A round whose tokens are being sampled, one when it is asked for. Nodes not reached yet wait in the memory."""
 
+    engine: Engine
     n_past: int  # tokens before its root
     tree: DraftTree
 
@@ -63,6 +66,15 @@ class _Request:
 class _Sampled:
     token: int
     logits: Optional[npt.NDArray[np.single]]  # [n_vocab] that it was sampled from, where somebody wants to see them
+
+
+class _Sampler(internals.LlamaSampler):
+    """The stock sampler; one that fails raises RuntimeError. (A C++ exception would end the process.)"""
+
+    is_argmax: bool = False  # the engine may take the largest logit itself
+
+    def sample(self, ctx: internals.LlamaContext, idx: int = -1) -> int:
+        return _engine.sample(self.sampler, ctx.ctx, idx)
 
 
 def _by_itself(method: Method) -> Method:
@@ -147,23 +159,28 @@ class Llama(llama_cpp.Llama):
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
         if not isinstance(draft_model, DFlashDraft):
-            super().__init__(model_path, draft_model=draft_model, **kwargs)
-            self._keep_checkpoints()
+            self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
 
         gguf_draft = draft_model.converted_for(model_path)
         gguf_draft.check_file()
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
-        super().__init__(model_path, **kwargs)  # without draft_model, which would keep all logits
+        self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
         self.draft_model = draft_model
-        self._keep_checkpoints()
         if not self.model_params.vocab_only:
             try:
                 self._load_drafter(gguf_draft)
             except BaseException:
                 self.close()
                 raise
+
+    def _load_target(self, model_path: str, **kwargs: Any) -> None:
+        if os.path.isfile(model_path):  # else the stock class says so
+            _engine.check_model(model_path)
+        with _engine.no_abort():
+            super().__init__(model_path, **kwargs)
+        self._keep_checkpoints()
 
     def _load_drafter(self, draft: DFlashDraft) -> None:
         self._engine = Engine(self.ctx, draft, n_gpu_layers=self.model_params.n_gpu_layers)
@@ -358,8 +375,11 @@ class Llama(llama_cpp.Llama):
         if self._in_processor:
             raise RuntimeError("a logits processor can't use the memory of the Llama that is calling it")
         self._walk = None
-        with self._remembering_no_more():
-            n_in_memory = self._engine.settle()
+        if walk.engine.closed:  # which drops what was not settled
+            n_in_memory = walk.n_past
+        else:
+            with self._remembering_no_more():
+                n_in_memory = walk.engine.settle()
         self.n_tokens = min(self.n_tokens, n_in_memory)
         self._grown(walk, n_in_memory)
 
@@ -396,7 +416,7 @@ class Llama(llama_cpp.Llama):
         if logits_processor is not None:
             logits_processor = LogitsProcessorList([self._kept_error(p) for p in logits_processor])
         sampler = super()._init_sampler(*args, logits_processor=logits_processor, **kwargs)
-        sampler.is_argmax = is_argmax
+        sampler.__class__, sampler.is_argmax = _Sampler, is_argmax
         return sampler
 
     def _kept_error(self, processor: Callable) -> Callable:
@@ -609,7 +629,7 @@ class Llama(llama_cpp.Llama):
         if status != DONE:
             raise RuntimeError("the forward over a draft tree was aborted")
         self._last_tree = tree
-        self._walk = _Walk(n_past, tree)
+        self._walk = _Walk(self._engine, n_past, tree)
         return True
 
     def _logits_row(self, i: int) -> npt.NDArray[np.single]:

@@ -5,7 +5,9 @@
 
 #include "llama-dflash.h"
 
+#include "abort-guard.h"
 #include "engine.h"
+#include "model-file.h"
 
 #include "ggml-top-logprobs.h"
 
@@ -73,6 +75,27 @@ llama_dflash * llama_dflash_load(llama_context * target, const char * path, llam
 
 void llama_dflash_free(llama_dflash * engine) {
     delete engine;
+}
+
+int32_t llama_dflash_check_model(const char * path) {
+    return guarded(-1, [&] {
+        const abort_guard guard;
+        check_target_file(path);
+        return 0;
+    });
+}
+
+void llama_dflash_no_abort(bool on) {
+    on ? abort_guard::begin() : abort_guard::end();
+}
+
+llama_token llama_dflash_sample(llama_sampler * sampler, llama_context * ctx, int32_t idx) {
+    return guarded(-1, [&] {
+        if (llama_get_logits_ith(ctx, idx) == nullptr) {
+            throw std::runtime_error("there are no logits to sample from: evaluate a token first");
+        }
+        return llama_sampler_sample(sampler, ctx, idx);
+    });
 }
 
 int32_t llama_dflash_block_size(const llama_dflash * engine) {

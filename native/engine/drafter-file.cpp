@@ -9,10 +9,6 @@
 #include <stdexcept>
 #include <vector>
 
-void refuse(const std::string & sentence) {
-    throw std::invalid_argument(sentence);
-}
-
 namespace {
 struct gguf_deleter { void operator()(gguf_context * g) const { gguf_free(g); } };
 struct ggml_deleter { void operator()(ggml_context * c) const { ggml_free(c); } };
@@ -66,17 +62,6 @@ struct drafter_file {
 
     bool has(const char * tensor) const {
         return gguf_find_tensor(gguf.get(), tensor) >= 0;
-    }
-
-    void check_tensor_data() const {
-        const size_t start = gguf_get_data_offset(gguf.get());
-        for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
-            const size_t end = start + gguf_get_tensor_offset(gguf.get(), i) + gguf_get_tensor_size(gguf.get(), i);
-            if (end > n_bytes) {
-                refuse("the draft model " + path + " is truncated: tensor " + gguf_get_tensor_name(gguf.get(), i) + " ends at byte " +
-                        std::to_string(end) + ", the file has " + std::to_string(n_bytes));
-            }
-        }
     }
 
     // d2t maps rows of a reduced head to token ids; an id outside the vocabulary would be written out of bounds
@@ -199,6 +184,7 @@ void check_drafter_file(const std::string & path, const llama_model * target) {
         refuse("the draft model " + path + " has a vocabulary of " + std::to_string(gguf_get_arr_n(file.gguf.get(), tokens)) +
                 " tokens, the target of " + std::to_string(n_vocab) + ": this drafter was made for another target");
     }
-    file.check_tensor_data();
+    check_tensor_data(file.gguf.get(), file.n_bytes, "the draft model " + path);
+    check_tensor_types(file.gguf.get(), file.tensors.get(), "the draft model " + path);
     file.check_reduced_vocabulary(n_vocab);
 }

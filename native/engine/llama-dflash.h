@@ -82,6 +82,17 @@ extern "C" {
 
     LLAMA_DFLASH_API const char * llama_dflash_last_error(void);
 
+    // Is the model at `path` fit to be loaded? Returns 0, or -1 for damage that llama.cpp would abort at: tensors that nothing
+    // computes with, numbers that no model has, a vocabulary whose parts do not fit together.
+    LLAMA_DFLASH_API int32_t llama_dflash_check_model(const char * path);
+
+    // From now on (or, with false, no longer) llama.cpp raises a C++ exception where it would abort the process in this thread:
+    // for loading a model, which turns it into an error. Calls may be nested; every thread has its own.
+    LLAMA_DFLASH_API void llama_dflash_no_abort(bool on);
+
+    // As llama_sampler_sample(). Returns a token, or < 0 if the sampler failed (a grammar that no token satisfies).
+    LLAMA_DFLASH_API llama_token llama_dflash_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t idx);
+
     LLAMA_DFLASH_API int32_t llama_dflash_block_size(const struct llama_dflash * engine);
 
     // False where the target's memory can't hold a tree: the engine then verifies chains.

@@ -36,6 +36,9 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
 }
 
 llama_dflash::~llama_dflash() {
+    if (node >= 0) {
+        abandon();
+    }
     llama_tree_set_top(target, 0);
 }
 

@@ -38,6 +38,9 @@ bool llama_tree_refuses(const llama_memory_i * mem, const char * func);
 struct llama_tree_compute {
     static int32_t commit(llama_context * ctx, const std::vector<int32_t> & path);
 
+    // Drop the pending tree and everything before it.
+    static void remove_sequence(llama_context * ctx);
+
     // The logits of the last decode's last graph, where they were computed, or NULL. Valid until the context's next call.
     static ggml_tensor * last_logits(llama_context * ctx);
 };
