@@ -684,6 +684,8 @@ class Llama(llama_cpp.Llama):
         if self._checkpoints is not None and self.n_tokens <= self._checkpoints.n_known:
             self._cut_back(self.n_tokens)  # where n_tokens was set back by hand; whoever loads the state could not
         state = super().save_state()
+        if state.llama_state_size == 0:
+            raise RuntimeError("llama.cpp could not save the state: out of memory (its log says more; verbose=True shows it)")
         if self._engine is not None:
             state.draft_state = self._engine.get_state()
         latest = None if self._checkpoints is None else self._checkpoints.latest_turn()

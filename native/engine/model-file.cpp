@@ -171,6 +171,9 @@ static void check_rope(const target_file & file, const std::string & arch) {
                 std::to_string(head_size) + ", the size of its heads: it is damaged");
     }
     const std::string key = arch + ".rope.dimension_sections";
+    if (rotated == 0 && file.find(key) >= 0 && file.find(arch + ".rope.dimension_count") >= 0) { // it would loop forever
+        refuse(file.file + " has " + key + ", but " + arch + ".rope.dimension_count = 0: it is damaged");
+    }
     const int64_t n = file.length(key);
     if (n < 0 || gguf_get_arr_type(file.gguf.get(), file.find(key)) != GGUF_TYPE_INT32) {
         return;
