@@ -1,5 +1,6 @@
 #include "drafter.h"
 
+#include "abort-guard.h"
 #include "drafter-file.h"
 #include "llama-ext.h"
 #include "llama-tree.h"
@@ -10,19 +11,6 @@
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
-
-namespace {
-// While it exists, what would be an abort of llama.cpp on this thread is an exception instead.
-class abort_guard {
-public:
-    abort_guard()  { previous = ggml_set_abort_callback(raise); }
-    ~abort_guard() { ggml_set_abort_callback(previous); }
-
-private:
-    static void raise(const char * message) { refuse(message); }
-    ggml_abort_callback_t previous;
-};
-}
 
 //
 // loading
@@ -50,8 +38,20 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     check_fits();
     make_context(params);
 
+    wanted = std::make_unique<wanted_layers>(target, layers);
+}
+
+wanted_layers::wanted_layers(llama_context * target, const std::vector<int32_t> & layers) : target(target) {
     for (const int32_t il : layers) {
-        llama_set_embeddings_layer_inp(target, il, true);
+        if (llama_tree_want_layer_inp(target, il, true) == 0) {
+            ids.push_back(il);
+        }
+    }
+}
+
+wanted_layers::~wanted_layers() {
+    for (const int32_t il : ids) {
+        llama_tree_want_layer_inp(target, il, false);
     }
 }
 
@@ -73,6 +73,17 @@ void drafter::read_layout() {
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
 }
 
+void drafter::refuse_layer(int32_t il, int32_t n_layer) const {
+    char arch[64] = "?";
+    llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
+    const bool is_output = il == n_layer && llama_tree_has_layer_inp(target, n_layer - 1);
+    const std::string layer  = is_output ? "the output of the last layer" : "the input of layer " + std::to_string(il);
+    const std::string reason = is_output ? "llama.cpp does not compute it for every token" :
+        "between its layers passes more or something else than one hidden state a token, or llama.cpp's graph does not name it";
+    refuse("the draft model reads " + layer + " of the target, which can't be had of architecture \"" + arch + "\": " + reason +
+            ": use draft_model=None with this target");
+}
+
 void drafter::check_fits() const {
     if (mask < 0 || mask >= n_vocab_) {
         refuse("the draft model has no mask token (tokenizer.ggml.mask_token_id), which a DFlash drafter needs");
@@ -87,10 +98,7 @@ void drafter::check_fits() const {
                     std::to_string(n_layer - 1) + ": this drafter was made for another target");
         }
         if (!llama_tree_has_layer_inp(target, il)) {
-            char arch[64] = "?";
-            llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
-            refuse(std::string("llama.cpp does not expose the layer inputs of targets of architecture \"") + arch +
-                    "\", which a DFlash drafter needs: use draft_model=None with this target");
+            refuse_layer(il, n_layer);
         }
     }
     const llama_vocab * ours   = llama_model_get_vocab(model.get());
@@ -220,7 +228,7 @@ bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     // the block's own keys and values are of this draft only
     llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, n_past, -1);
 
-    if (ret < 0) {
+    if (ret < 0 || ret > 1) {
         throw std::runtime_error("the drafter's forward failed with " + std::to_string(ret));
     }
     if (ret == 0 && head) {

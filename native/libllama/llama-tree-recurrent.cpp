@@ -81,6 +81,7 @@ size_t llama_tree_kept::n_bytes() const {
 //
 
 ggml_tensor * llm_build_delta_net_base::build_conv(llm_graph_input_rs * inp, ggml_tensor * conv_input, ggml_tensor * conv_kernel) {
+    res->layer_outputs.n_tree_layers++;
     return inp->parents ?
         ggml_ssm_conv_tree(ctx0, conv_input, conv_kernel, inp->parents) :
         ggml_ssm_conv     (ctx0, conv_input, conv_kernel);
@@ -260,9 +261,9 @@ bool llama_memory_recurrent::tree_commit(const std::vector<int32_t> & path) {
     return true;
 }
 
-// No state was written: it is enough to forget which cells were taken.
+// No state was written: it is enough to forget which cells were taken. (Nothing here gets memory: there may be none.)
 void llama_memory_recurrent::tree_discard() {
-    cells = tree_before.cells;
+    cells = std::move(tree_before.cells);
     head  = tree_before.head;
     used  = tree_before.used;
     n     = tree_before.n;
