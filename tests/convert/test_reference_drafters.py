@@ -4,7 +4,6 @@ Every configuration is a checkpoint as the class saves it. Its text goes along w
 paths of different lengths, beyond the drafter's window and after 520 tokens.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from llama_cpp import _internals as internals  # noqa: E402
 F32 = 0  # of ggml's types
 N_CTX = 640
 BUDGET = 22  # of the trees whose text is followed
-TOLERANCE = 1e-3  # of log-probabilities. Measured: 1e-5 to 1e-4
+TOLERANCE = 1e-3  # of log-probabilities. Measured: 4e-5, with a selector 3e-4
 # On a CPU ggml looks the tanh form of GELU up in a table of F16. Measured: 5e-3 where the drafter has it, 7e-2 where every
 # layer of its target has it, too; with such a table in the reference 2e-4 at the target's first tokens.
 TABLE_TOLERANCES = {"drafter": 2e-2, "target": 0.15}
@@ -33,9 +32,7 @@ FIXTURES = fixtures()
 
 def draft_model(path, **settings):
     """A drafter that rounds nothing."""
-    if any(field.name == "flash_attn" for field in dataclasses.fields(DFlashDraft)):
-        settings["flash_attn"] = False
-    return DFlashDraft(path, **{"context": N_CTX, "type_k": F32, "type_v": F32, **settings})
+    return DFlashDraft(path, **{"context": N_CTX, "type_k": F32, "type_v": F32, "flash_attn": False, **settings})
 
 
 @pytest.fixture(scope="session")
