@@ -27,6 +27,7 @@ from llama_cpp.llama_speculative import LlamaDraftModel
 from ._engine import ABANDON, DONE, NO_ROOM, Engine
 from .checkpoints import Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
+from .grammars import check_grammar, raise_grammar_error
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns, in_turn
 
@@ -284,8 +285,9 @@ class Llama(llama_cpp.Llama):
     # ---------------------------------------------------------------- the sampler
 
     def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
-        """The stock sampler, with processors whose exceptions do not get lost in C."""
+        """The stock sampler, with processors whose exceptions do not get lost in C, and with grammars that were checked."""
         self._processor_error = None
+        check_grammar(kwargs.get("grammar"), self._model.vocab)
         if logits_processor is not None:
             logits_processor = LogitsProcessorList([self._kept_error(p) for p in logits_processor])
         return super()._init_sampler(*args, logits_processor=logits_processor, **kwargs)
@@ -305,6 +307,7 @@ class Llama(llama_cpp.Llama):
         error, self._processor_error = self._processor_error, None
         if error is not None:
             raise error
+        raise_grammar_error()
 
     # ---------------------------------------------------------------- generating
 
