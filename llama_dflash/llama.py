@@ -24,12 +24,16 @@ import numpy.typing as npt
 from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp.llama_speculative import LlamaDraftModel
 
+from . import json_schemas
 from ._engine import ABANDON, DONE, NO_ROOM, Engine
 from .checkpoints import Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
 from .grammars import check_grammar, raise_grammar_error
+from .messages import plain_messages
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns, in_turn
+
+json_schemas.install()
 
 DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
 
@@ -560,8 +564,11 @@ class Llama(llama_cpp.Llama):
         return self._turns.generation(steps, resumable=False)
 
     @functools.wraps(llama_cpp.Llama.create_chat_completion)
-    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
-        answer = super().create_chat_completion(*args, **kwargs)
+    def create_chat_completion(self, messages: Sequence[Dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
+        sees_images = hasattr(self.chat_handler, "load_image")
+        if self.chat_handler is None or sees_images:  # a handler of the caller's own may want other contents
+            messages = plain_messages(messages, keep_media=sees_images)
+        answer = super().create_chat_completion(messages, *args, **kwargs)
         if not isinstance(answer, Iterator):
             return answer
         return self._turns.generation((chunk for chunk in answer), resumable=False)  # up to the last chunk
