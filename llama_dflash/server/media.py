@@ -15,12 +15,16 @@ _SECONDS = 20.0  # for a host to answer
 
 
 class MediaHosts:
-    """The hosts that images may be fetched from."""
+    """The hosts that images may be fetched from: none, until `allow` names some."""
 
-    def __init__(self, hosts: Optional[Sequence[str]], max_bytes: int) -> None:
+    def __init__(self) -> None:
+        self.allow((), 0)
+        self._open = urllib.request.build_opener(_NoOtherHosts(self)).open
+
+    def allow(self, hosts: Optional[Sequence[str]], max_bytes: int) -> None:
+        """Allows these hosts and no others, and images up to a size."""
         self._hosts = frozenset(host.strip().lower() for host in hosts or ())
         self._max_bytes = max_bytes
-        self._open = urllib.request.build_opener(_NoOtherHosts(self)).open
 
     def check(self, url: Any) -> None:
         """Raises WrongRequest if an image's URL may not be fetched."""

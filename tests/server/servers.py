@@ -13,7 +13,7 @@ import openai
 
 # Flash attention and this variable: a CPU verifies trees with the very bits of plain decoding (docs/exactness.md).
 ENVIRONMENT = {"GGML_CPU_BATCH_INVARIANT": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
-OPTIONS = dict(n_ctx=2048, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, chat_format="chatml")
+OPTIONS = dict(accept_any_model=True, n_ctx=2048, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, chat_format="chatml")
 STARTED = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 
 
