@@ -38,7 +38,7 @@ class Bodies:
                 return log_departure(scope)
             # large ones beside the event loop, which has other clients
             body = await run_in_threadpool(self._checked, scope, body) if len(body) > 1 << 16 else self._checked(scope, body)
-        except (BodyTooLarge, WrongRequest) as error:
+        except Exception as error:  # WrongRequest and what else `translate` raises
             return await self._refuse(error, scope, receive, send)
         await self._app({**scope, "headers": _with_length(scope["headers"], len(body))}, _replay(body, receive), send)
 

@@ -65,7 +65,7 @@ def error_message(handler: Any, error: Exception, body: Any = None) -> Tuple[int
 
 async def refuse(error: Exception, scope: Dict[str, Any], receive: Any, send: Any) -> None:
     """Answers a request that gets no further."""
-    status, said = error_message(None, error)
+    status, said = error_message(RouteErrorHandler, error)
     headers = {"Retry-After": str(error.retry_seconds)} if isinstance(error, QueueFull) else None
     await JSONResponse({"error": said}, status_code=status, headers=headers)(scope, receive, send)
 

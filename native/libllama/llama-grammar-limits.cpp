@@ -8,8 +8,9 @@
 
 static constexpr size_t max_nesting  = 256;      // parentheses: the parser recurses
 static constexpr size_t max_elements = 1 << 20;  // of all rules, 8 bytes each
-static constexpr size_t max_stacks   = 1 << 14;  // alternatives at one place in a text
-static constexpr size_t max_stacked  = 1 << 21;  // elements on all of them
+static constexpr size_t max_waiting  = 1 << 16;  // stacks while rules are replaced by what they stand for: alternatives
+static constexpr size_t max_waiting_elements = 1 << 21;
+static constexpr size_t max_stacks   = 1 << 12;  // ways to go on at one place in a text
 
 // Comparing a candidate with an element of a set of characters is one piece of work, and copying an element of a stack.
 // Where a string of JSON may go on, that is about 50 pieces for each token of a vocabulary. The constant is for small ones.
@@ -213,8 +214,14 @@ void llama_grammar_count_work(size_t n) {
     work_left -= n;
 }
 
-void llama_grammar_check_stacks(size_t n_stacks, size_t n_elements) {
-    if (n_stacks > max_stacks || n_elements > max_stacked) {
+void llama_grammar_check_waiting(size_t n_stacks, size_t n_elements) {
+    if (n_stacks > max_waiting || n_elements > max_waiting_elements) {
+        throw std::runtime_error("it is too ambiguous: more than " + std::to_string(max_waiting) + " alternatives at one place");
+    }
+}
+
+void llama_grammar_check_stacks(size_t n_stacks) {
+    if (n_stacks > max_stacks) {
         throw std::runtime_error("it is too ambiguous: more than " + std::to_string(max_stacks) + " ways to go on");
     }
 }

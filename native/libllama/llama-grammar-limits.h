@@ -43,8 +43,10 @@ void llama_grammar_check_rules(const llama_grammar_rules & rules);
 void llama_grammar_begin_work(size_t n_candidates);
 void llama_grammar_count_work(size_t n);
 
-// Throws if there are more stacks, or more elements on all of them, than one place in a text may have.
-void llama_grammar_check_stacks(size_t n_stacks, size_t n_elements);
+// Throw if there are more stacks, or more elements on all of them, than rules may wait to be replaced; more stacks than one
+// place in a text may have.
+void llama_grammar_check_waiting(size_t n_stacks, size_t n_elements);
+void llama_grammar_check_stacks(size_t n_stacks);
 
 // Makes stacks on `from` stacks on `to`, which is a copy of it.
 void llama_grammar_redirect(const llama_grammar_rules & from, const llama_grammar_rules & to, llama_grammar_stacks & stacks);
