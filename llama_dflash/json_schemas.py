@@ -12,7 +12,7 @@ from .grammars import GrammarError
 
 MAX_PARTS = 10_000  # of a schema, each reference counted where it is used
 MAX_REPETITIONS = 100_000  # of characters or items
-_MOST_AT_ONCE = 2000  # times that llama.cpp repeats something
+_MOST_AT_ONCE = 500  # times that something is repeated: llama.cpp allows 2000, over all symbols that are new to it
 
 
 def json_schema_to_gbnf(schema: str, prop_order: Optional[List[str]] = None) -> str:
@@ -84,7 +84,7 @@ def repetition(
     if not separator_rule:
         return _times(item, least, most)
     rest = _times(f"({separator_rule} {item})", max(least - 1, 0), None if most is None else most - 1)
-    return f"{item} {rest}" if least > 0 else f"({item} {rest})?"
+    return f"{item} {rest}" if least > 0 else f'({item} {rest} | "")'  # ? would count the symbols in it as repeated
 
 
 def _times(item: str, least: int, most: Optional[int]) -> str:
