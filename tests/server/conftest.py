@@ -9,7 +9,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 pytest.importorskip("openai", reason="needs the test extra: pip install '.[test]'")
 
-from servers import OPTIONS, Pair, Server, arguments  # noqa: E402
+from servers import KEY, OPTIONS, Pair, Server, arguments  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +57,13 @@ def drafted(start, pair) -> Server:
     """With one. Requests do not interrupt a stream."""
     options = dict(model=pair.target, draft_model=pair.drafter, draft_model_budget=12, interrupt_requests=False)
     return start(*arguments(**options, **OPTIONS))
+
+
+@pytest.fixture(scope="session")
+def strict(start, pair) -> Server:
+    """With a drafter, a key and small limits, which takes nothing for what it is not."""
+    limits = dict(api_key=KEY, max_queue=2, max_body_mb=0.25, accept_any_model=False, model_alias="one")
+    return start(*arguments(model=pair.target, draft_model=pair.drafter, draft_model_budget=12, **{**OPTIONS, **limits}))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import openai
 # Flash attention and this variable: a CPU verifies trees with the very bits of plain decoding (docs/exactness.md).
 ENVIRONMENT = {"GGML_CPU_BATCH_INVARIANT": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
 OPTIONS = dict(accept_any_model=True, n_ctx=2048, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, chat_format="chatml")
+KEY = "secret"  # of servers that have one
 STARTED = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 
 
@@ -59,6 +60,22 @@ class Server:
 
     def client(self, api_key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=60)
+
+    @property
+    def headers(self) -> dict:
+        """Of requests without a client."""
+        return {"Authorization": f"Bearer {KEY}"}
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> int:
+        """How it ended."""
+        return self._process.wait(seconds)
 
     def stop(self) -> None:
         self._process.terminate()
