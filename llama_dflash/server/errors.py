@@ -66,7 +66,11 @@ def error_message(handler: Any, error: Exception, body: Any = None) -> Tuple[int
 async def refuse(error: Exception, scope: Dict[str, Any], receive: Any, send: Any) -> None:
     """Answers a request that gets no further."""
     status, said = error_message(RouteErrorHandler, error)
-    headers = {"Retry-After": str(error.retry_seconds)} if isinstance(error, QueueFull) else None
+    headers = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(error.retry_seconds)
+    if isinstance(error, BodyTooLarge):
+        headers["Connection"] = "close"  # nobody reads the rest
     await JSONResponse({"error": said}, status_code=status, headers=headers)(scope, receive, send)
 
 
