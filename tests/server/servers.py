@@ -89,7 +89,7 @@ class Server:
 class Pair:
     """A target that mostly writes digits, and a drafter that guesses many of them."""
 
-    def __init__(self, folder: Path, seed: int = 0, arch: str = "llama"):
+    def __init__(self, folder: Path, seed: int = 0, arch: str = "llama", **more):
         write = models.write_hybrid if arch in models.HYBRIDS else models.write_target
-        self.target = drafter_models.make_predictable(write(folder / f"{arch}-{seed}.gguf", arch, seed=seed))
+        self.target = drafter_models.make_predictable(write(folder / f"{arch}-{seed}.gguf", arch, seed=seed, **more))
         self.drafter = drafter_models.write_drafter(folder / f"{arch}-{seed}-dflash.gguf", self.target)
