@@ -90,6 +90,8 @@ class Words:
             WrongRequest, MessageError, GrammarError: If it can't be answered.
         """
         settings = self._model(scope, request)
+        if scope["path"].endswith("/embeddings") and not settings.embedding:
+            raise WrongRequest("this model makes no embeddings: --embedding true has it make them", "model")
         if not scope["path"].endswith("/completions"):
             return request
         _check_lists(request)

@@ -12,6 +12,13 @@ pytest.importorskip("openai", reason="needs the test extra: pip install '.[test]
 from servers import KEY, OPTIONS, Pair, Server, arguments  # noqa: E402
 
 
+def pytest_addoption(parser):
+    """Of `pytest tests/server`; a run of the whole suite does not know them."""
+    parser.addoption("--bodies", type=int, default=None, help="Bodies that the server is sent, however long it takes.")
+    parser.addoption("--bodies_seed", type=int, default=0, help="Which ones.")
+    parser.addoption("--load_seconds", type=float, default=None, help="How long 32 clients ask the server at once.")
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("server")
