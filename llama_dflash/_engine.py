@@ -23,7 +23,7 @@ DONE, NO_ROOM, ABANDONED = 0, 1, 2  # what a round returns
 class _Params(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int32)
-        for name in ("mode", "budget", "n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "device_outputs")
+        for name in ("mode", "budget", "n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "flash_attn", "short_block", "device_outputs")
     ] + [("synthetic_length", ctypes.c_float)]
 
 
@@ -120,6 +120,8 @@ class Engine:
         params.n_gpu_layers = n_gpu_layers if draft.n_gpu_layers is None else draft.n_gpu_layers
         params.type_k = params.type_k if draft.type_k is None else draft.type_k
         params.type_v = params.type_v if draft.type_v is None else draft.type_v
+        params.flash_attn = draft.flash_attn
+        params.short_block = draft.block == "short"
         params.device_outputs = params.device_outputs if draft.device_outputs is None else draft.device_outputs
         params.synthetic_length = draft.synthetic_length or 0.0
         self._pointer = self._c.load(ctx, os.fsencode(draft.path), params)

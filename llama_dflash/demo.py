@@ -385,10 +385,11 @@ def load(args: argparse.Namespace) -> Dict[str, Llama]:
     if args.model is None and args.type != pair.weights:
         target = convert(target, args.type)
 
+    block = "short" if args.draft_model is None else "whole"  # of the shipped drafters it was measured that nothing is lost
     drafts = {
         "plain": None,
-        "chain": DFlashDraft(drafter, budget=args.budget, mode="chain"),
-        "tree": DFlashDraft(drafter, budget=args.budget),
+        "chain": DFlashDraft(drafter, budget=args.budget, mode="chain", block=block),
+        "tree": DFlashDraft(drafter, budget=args.budget, block=block),
     }
     ways = {}
     with step(f"loading {target.name}, and {drafter.name} for it"):

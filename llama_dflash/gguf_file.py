@@ -184,6 +184,18 @@ class GgufFile:
         else:
             raise ValueError(f"{self.path} is damaged: it holds arrays of arrays")
 
+    def find_tensor(self, name: str) -> Optional[Tuple["GgufFile", Tensor]]:
+        """A tensor of this file or of another part of the model, with the part that has it."""
+        for part in self.parts():
+            for tensor in part.tensors:
+                if tensor.name == name:
+                    return part, tensor
+        return None
+
+    def data(self, tensor: Tensor) -> memoryview:
+        """A tensor's bytes in this file."""
+        return memoryview(self._bytes)[tensor.offset : tensor.offset + tensor.n_bytes]
+
     def count(self, key: str) -> int:
         """How many items the array of a key has; 0 if there is no such key."""
         return self.values[key].count if key in self.values else 0

@@ -6,6 +6,7 @@ that llama.cpp and the engine allocate (tests/cli/test_info.py compares them wit
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -17,7 +18,8 @@ DRAFT_CONTEXT = 4096
 KV_TYPE = "f16"
 KV_TYPES = tuple(name.lower() for name in CACHE_TYPES.values())
 
-HYBRIDS_WITH_TREES = ("qwen35", "qwen35moe", "qwen3next")
+_WITHOUT_LAYER_INPUTS = ("altup_proj.weight", "hrm.z_l_init")  # tensors: several hidden states a token, layers in cycles
+_RECURRENT = ("ssm_", "shortconv.", "time_mix_")  # what names of a recurrent layer's tensors begin with
 _CELLS = 256  # llama.cpp rounds a context up to a multiple
 _DRAFT_BATCH = 512  # positions that the engine injects at once
 _F32 = 4  # bytes; recurrent states are kept in it
@@ -110,29 +112,31 @@ class Model:
     # ------------------------------------------------------------ layers
 
     def is_recurrent(self, layer: int) -> bool:
-        listed = self.file.of_arch("attention.recurrent_layers")
-        if isinstance(listed, list):
-            return layer < len(listed) and bool(listed[layer])
-        arch = self.file.arch
-        if arch in ("mamba", "mamba2", "falcon-h1") or arch.startswith("rwkv"):
-            return True
-        if arch == "nemotron_h":  # its layers without attention may be plain feed-forward ones
-            return (
-                self.of_layer("attention.head_count_kv", layer) == 0
-                and self.of_layer("feed_forward_length", layer) == 0
-            )
-        if self.number("ssm.conv_kernel") or self.number("shortconv.l_cache"):
-            interval = self.number("full_attention_interval", 4)
-            if arch in HYBRIDS_WITH_TREES:
-                return (layer + 1) % interval != 0
-            return self.of_layer("attention.head_count_kv", layer, 1) == 0
-        return False
+        return self._has_tensor(layer, _RECURRENT)
+
+    def computes_trees(self, layer: int) -> bool:
+        """Of a recurrent layer: it is a Gated DeltaNet with one gate a head, whose graph llama-dflash has trees in
+        (`llama_tree_supported` asks that graph). Hyper-connections come with a memory that holds none."""
+        is_delta_net = self._has_tensor(layer, ("ssm_alpha.", "ssm_ba.")) and self._has_tensor(layer, ("ssm_conv1d.",))
+        return is_delta_net and not self.number("hyper_connection_count")
+
+    def _has_tensor(self, layer: int, beginnings: Tuple[str, ...]) -> bool:
+        return any(name.startswith(beginnings) for name in self._names_by_layer.get(layer, ()))
+
+    @functools.cached_property
+    def _names_by_layer(self) -> Dict[int, List[str]]:
+        names: Dict[int, List[str]] = {}
+        for name in self.tensors:
+            block, _, rest = name.partition(".")
+            number, _, rest = rest.partition(".")
+            if block == "blk" and number.isdigit():
+                names.setdefault(int(number), []).append(rest)
+        return names
 
     def has_attention(self, layer: int) -> bool:
-        if self.file.arch == "falcon-h1":
-            return True
         shared = self.number("attention.shared_kv_layers")  # the last layers, which use the cache of others
-        return self.n_heads_kv(layer) > 0 and not self.is_recurrent(layer) and layer < self.file.n_layers - shared
+        has_its_own = not self.is_recurrent(layer) or self._has_tensor(layer, ("attn_output",))  # falcon-h1 has both
+        return self.n_heads_kv(layer) > 0 and has_its_own and layer < self.file.n_layers - shared
 
     def n_heads_kv(self, layer: int) -> int:
         return self.of_layer("attention.head_count_kv", layer, self.of_layer("attention.head_count", layer))
@@ -242,6 +246,7 @@ class Model:
             facts["block_size"] = file.of_arch("block_size")
             facts["mask_token"] = file.get("tokenizer.ggml.mask_token_id")
             facts["target_layers"] = file.of_arch("target_layers", [])
+            facts["doubts"] = doubts(self)
         return facts
 
 
@@ -253,11 +258,13 @@ def problems(target: Model, drafter: Model) -> List[str]:
         found.append(
             f"{ours.path} is the DSpark drafter of a DeepSeek V4 target, whose layers this version does not draft with"
         )
-    if any(target.is_recurrent(layer) for layer in target.layers()) and theirs.arch not in HYBRIDS_WITH_TREES:
+    if any(target.is_recurrent(layer) and not target.computes_trees(layer) for layer in target.layers()):
         found.append(
-            f"the memory of {theirs.arch} targets can't hold draft trees in this version"
-            f" ({', '.join(HYBRIDS_WITH_TREES)} can)"
+            f"the recurrent layers of {theirs.arch} targets can't compute draft trees (only Gated DeltaNet layers can), nor"
+            " be cut back to a chain's accepted tokens"
         )
+    if any(name in target.tensors for name in _WITHOUT_LAYER_INPUTS):
+        found.append(f"between the layers of {theirs.arch} targets passes something else than one hidden state a token")
     if drafter.number("embedding_length") != target.number("embedding_length"):
         found.append(
             f"the drafter has hidden size {drafter.number('embedding_length')}, the target"
@@ -265,14 +272,44 @@ def problems(target: Model, drafter: Model) -> List[str]:
         )
     found += _vocabulary_problems(theirs, ours)
     layers = ours.of_arch("target_layers") or []
-    n_inputs = theirs.n_layers + (theirs.arch == "mimo2")  # which exposes its last layer's output too
-    outside = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer < n_inputs]
+    outside = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer <= theirs.n_layers]
     if not layers:
         found.append("the drafter names no target layers (dflash.target_layers)")
     if outside:
         found.append(
             f"the drafter reads the input of target layer {outside[0]}, the target has layers 0 to"
             f" {theirs.n_layers - 1}"
+        )
+    return found
+
+
+def doubts(drafter: Model) -> List[str]:
+    """What makes a converted drafter draft something else than its authors' class, as far as the file shows it: sentences,
+    none if all is well. Converters other than `llama-dflash convert` write such files (docs/drafters.md)."""
+    found = []
+    kind, again = drafter.kind, "convert the published checkpoint with `llama-dflash convert`"
+    key = "attention.sliding_window_causal"
+    if any(drafter.has_window(layer) for layer in drafter.layers()) and drafter.file.of_arch(key) is None:
+        found.append(
+            f"it does not say whether its sliding layers are causal (dflash.{key}); they are taken to be, as in z-lab's"
+            f" drafters. If it is of another publisher, {again}"
+        )
+    n_rotated = drafter.number("rope.dimension_count")
+    if n_rotated and n_rotated < drafter.head_sizes(0)[0]:
+        found.append(
+            f"it rotates {n_rotated} of {drafter.head_sizes(0)[0]} dimensions of a head (dflash.rope.dimension_count), where"
+            f" the classes of all published drafters rotate them all: {again}"
+        )
+    if drafter.file.of_arch("rope.scaling.type") == "yarn":
+        found.append(
+            "its yarn scaling is left to llama.cpp (dflash.rope.scaling.type), which takes attention factors twice and"
+            f" knows no truncate: {again}"
+        )
+    scaled = [key for key in ("logit_scale", "final_logit_softcapping") if drafter.file.of_arch(key)]
+    if kind == "DSpark drafter" and scaled and drafter.file.of_arch("attention.scale") is None:
+        found.append(
+            f"it has dflash.{scaled[0]}, left from the target's config, which the classes of DSpark drafters do not apply:"
+            f" {again}"
         )
     return found
 
@@ -379,7 +416,7 @@ def _file_lines(file: Dict[str, Any]) -> List[str]:
             f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, reads the inputs of target layers"
             f" {read}"
         )
-    return lines
+    return lines + [f"doubtful: {doubt}" for doubt in file.get("doubts", [])]
 
 
 def size_text(n_bytes: int) -> str:

@@ -141,9 +141,9 @@ class Llama(llama_cpp.Llama):
         self._stack.enter_context(contextlib.closing(self._engine))  # closed before the target's context
         if not self._engine.uses_trees and (self._is_hybrid or self._is_recurrent):
             raise ValueError(
-                f"draft_model: {self.model_path} is a recurrent or hybrid model whose memory can't hold draft trees in "
-                "this version (qwen35, qwen35moe and qwen3next can), nor be cut back to the accepted tokens of a chain: "
-                "use draft_model=None with it"
+                f"draft_model: {self.model_path} is a recurrent or hybrid model. Its memory can't be cut back to the "
+                "accepted tokens of a draft, and its recurrent layers can't compute draft trees: only Gated DeltaNet "
+                "layers (Qwen3.5, Qwen3-Next) can. Use draft_model=None with it"
             )
         if draft.mode == "tree" and not self._engine.uses_trees:
             warnings.warn(

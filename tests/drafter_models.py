@@ -154,14 +154,19 @@ def make_predictable(target: Path, scale: float = 20.0) -> Path:
     """
     tensors = {t.name: t for t in gguf.GGUFReader(str(target), "r+").tensors}
     embeddings = tensors["token_embd.weight"].data
-    head = tensors["output.weight"].data
+    is_tied = "output.weight" not in tensors
+    head = embeddings if is_tied else tensors["output.weight"].data
+    norm = tensors.get("output_norm.weight") or tensors["token_embd_norm.weight"]  # lfm2's name for it
     embeddings[:, 0] = scale
     embeddings[MASK, 1:] = 0.0
-    gain = tensors["output_norm.weight"].data[0] * scale
-    head[:, 0] = 0.0
+    gain = norm.data[0] * scale
+    if is_tied:
+        head[:] *= 0.2  # or a token's own embedding makes it the next one
+    else:
+        head[:, 0] = 0.0
     for token, logit in FAVOURITES.items():
         # after the final RMS norm dimension 0 is about sqrt(n_embd) * scale / norm: half of it at most is the rest's
-        head[token, 0] = logit / gain * scale / 4
+        head[token, 0] += logit / gain * scale / 4
     for t in (embeddings, head):
         t.flush() if hasattr(t, "flush") else None
     return target

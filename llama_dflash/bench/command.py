@@ -85,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chain-budgets", type=_budgets, default="3,7,15,auto", metavar="LIST", help="of our chain (%(default)s)")
     trees = "4,8,15,16,22,32,auto"
     add("--tree-budgets", type=_budgets, default=trees, metavar="LIST", help="of our tree (%(default)s)")
+    add("--block", choices=["whole", "short"], default="whole", help="what a drafter denoises a round (%(default)s)")
     add("--llama-server", type=Path, metavar="PATH", help="an unpatched llama-server, to measure llama.cpp's own chain")
     add("--server-lengths", type=_lengths, default="3,7,15", metavar="LIST", help="of llama.cpp's chain (%(default)s)")
     add("--max-tokens", type=_positive, default=128, metavar="N", help="per prompt (%(default)s)")
@@ -163,7 +164,7 @@ def _models(args: argparse.Namespace) -> List[Models]:
         if problems:
             raise ValueError(f"{args.draft_model} does not fit {target}: {'; '.join(problems)}")
         models.append(
-            Models(target, Path(draft.path), args.threads, args.ctx, args.llama_server, args.n_gpu_layers)
+            Models(target, Path(draft.path), args.threads, args.ctx, args.llama_server, args.n_gpu_layers, args.block)
         )
     return models
 

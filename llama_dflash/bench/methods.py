@@ -75,6 +75,7 @@ class Models:
     n_ctx: int
     llama_server: Optional[Path] = None
     n_gpu_layers: int = 0  # -1 for all
+    block: str = "whole"  # of DFlashDraft
 
 
 class Ours:
@@ -83,7 +84,7 @@ class Ours:
     def __init__(self, models: Models, method: Method) -> None:
         draft = None
         if method.budget is not None:
-            draft = DFlashDraft(str(models.drafter), budget=method.budget, mode=method.kind)
+            draft = DFlashDraft(str(models.drafter), budget=method.budget, mode=method.kind, block=models.block)
         self.llm = Llama(
             str(models.target),
             draft_model=draft,

@@ -1,10 +1,11 @@
 """Converts a drafter as it is published, a safetensors checkpoint, into the GGUF file that llama.cpp reads.
 
-What is written equals what llama.cpp's own converter writes, key by key and tensor by tensor, but the target is its GGUF
+What is written computes what the class of the drafter's authors computes (docs/drafters.md). Where llama.cpp's own
+converter does that too, the file equals the one it writes, key by key and tensor by tensor. But the target is its GGUF
 file instead of its checkpoint, nothing needs torch, and memory holds a few rows of one tensor at a time.
 
-config.py makes the keys, tensors.py names and checks the tensors, checkpoint.py reads them, cache.py keeps converted
-drafters for `Llama(draft_model=<checkpoint>)`.
+config.py makes the keys (attention.py and rope.py those of windows, causality and rotary embeddings), tensors.py names and
+checks the tensors, checkpoint.py reads them, cache.py keeps converted drafters for `Llama(draft_model=<checkpoint>)`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Job:
         self.target = target
         self.config = read_config(checkpoint.config)
         check_target(self.config, target)
-        self.found = check_tensors(self.config, checkpoint.tensors)
+        self.found = check_tensors(self.config, checkpoint.tensors, target.n_layers)
         self.type = self._guessed_type() if type == AUTO else type
         if self.type not in TYPES:
             raise ValueError(
@@ -89,7 +90,7 @@ class _Job:
         return next(({"BF16": "bf16", "F16": "f16"}[dtype] for dtype in matrices if dtype in ("BF16", "F16")), "f16")
 
     def write(self, path: Path, on_progress: OnProgress) -> None:
-        tensors = list(tensors_to_write(self.config, self.found))
+        tensors = list(tensors_to_write(self.config, self.found, self.target))
         types = [self._type_of(tensor) for tensor in tensors]
         sizes = [_n_bytes(tensor, kind) for tensor, kind in zip(tensors, types)]
         writer = gguf.GGUFWriter(path, "dflash")
@@ -171,10 +172,11 @@ def check_target(config: DrafterConfig, target: GgufFile) -> None:
         )
     if (meant := config.find("num_target_layers")) not in (None, n_layers):
         raise ValueError(f"the drafter is for a target of {meant} layers, {target.path} has {n_layers}: {other}")
-    outside = [i for i in config.target_layer_ids if not 0 <= i < n_layers]
+    outside = [i for i in config.target_layers(n_layers) if not -1 <= i < n_layers]
     if outside:
         raise ValueError(
-            f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1}: {other}"
+            f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1} (and -1, its"
+            f" embeddings): {other}"
         )
     if not 0 <= config.mask_token < target.n_vocab:
         raise ValueError(

@@ -23,7 +23,7 @@ from . import convert
 from .checkpoint import Checkpoint
 from .config import uses_mrope
 
-FORMAT = 1  # raise it when what `convert` writes changes
+FORMAT = 2  # raise it when what `convert` writes changes
 
 
 def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os.PathLike[str]"]) -> Path:

@@ -37,6 +37,11 @@ class Source:
         """All of it, bfloat16 as uint16."""
         return next(self.chunks(max(self.n_bytes, 1)), np.empty(self.shape, _TYPES[self.dtype])).reshape(self.shape)
 
+    def rows(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Some rows of a matrix, bfloat16 as uint16."""
+        values = np.memmap(self.file, _TYPES[self.dtype], "r", self.offset, self.shape)
+        return np.array(values[indices])
+
     def chunks(self, most_bytes: int = CHUNK_BYTES) -> Iterator[npt.NDArray[Any]]:
         """Its rows [some of the rows, row's length], about `most_bytes` of them at a time."""
         width = self.shape[-1] if self.shape else 1

@@ -1,29 +1,62 @@
-"""From a checkpoint's config.json to the keys of a drafter's GGUF file, as llama.cpp's own converter writes them.
+"""From a checkpoint's config.json to the keys of a drafter's GGUF file.
 
-Three kinds are known: DFlash and DFlash2 (settings under "dflash_config"), DSpark in two schemas (flat, or with a
-"transformer_layer_config" and "aux_hidden_state_layer_ids"), and Gemma 4's DSpark.
+Kinds and the schemas they are published in: DFlash, DFlash2, DSpark and Domino with their settings under "dflash_config"
+(z-lab, specforge, NVIDIA), DSpark flat (DeepSpec; also for Gemma 4), the first three nested, with a
+"transformer_layer_config" and "aux_hidden_state_layer_ids" (speculators). What a key means is what the class that its authors publish makes of it
+(docs/drafters.md), not what llama.cpp's converter does: attention.py and rope.py say where the two differ.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ..gguf_file import GgufFile
+from .attention import Attention, attention, layer_types
+from .rope import Rotary, rotary
 
 ARCHITECTURES = {
     "DFlashDraftModel": "DFlash",
+    "DFlashSpeculator": "DFlash",
     "DFlash2DraftModel": "DFlash2",
+    "DFlash2Speculator": "DFlash2",
     "Qwen3DSparkModel": "DSpark",
     "DSparkDraftModel": "DSpark",
     "DSparkSpeculator": "DSpark",
     "Lfm2DSparkDraftModel": "DSpark",
     "LingDSparkModel": "DSpark",
     "Gemma4DSparkModel": "Gemma4 DSpark",
+    "DominoDraftModel": "Domino",
 }
 # What transformers' Qwen3Config, which llama.cpp's converter asks first, takes for what a config leaves out.
 QWEN3_DEFAULTS = {"head_dim": 128, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768}
-QWEN3_ROPE_THETA = 10000.0
+# What speculators' checkpoints say instead of an architecture.
+SPECULATORS = {"dflash": "DFlash", "dflash2": "DFlash2", "dspark": "DSpark"}
+
+# Settings of a drafter's own, in "dflash_config". What is not here might change what is computed.
+_DFLASH_SETTINGS = frozenset(
+    (
+        *("mask_token_id", "target_layer_ids", "num_target_layers", "block_size", "sample_from_anchor"),
+        *("use_swa", "swa_window_size", "causal", "attention_sink_bias", "attention_value_scale"),
+        *("input_embedding_scale", "output_multiplier", "final_logit_softcapping"),
+        *("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k"),
+        *("projector_type", "markov_rank", "markov_head_type", "enable_confidence_head", "confidence_head_with_markov"),
+        *("emb_dim", "gru_hidden_dim", "pure_draft_prefix_len", "shift_label"),
+        # of training, of a server, or of a shape that the tensors have
+        *("confidence_head_alpha", "attention_mode", "num_anchors"),
+        *("runtime_block_size", "draft_window_size", "block_size_policy", "dflash_initial_block_size"),
+        *("prefer_requested_block_size",),
+    )
+)
+# Settings that forks of the classes read and the graph here does not have, with the value at which they do nothing.
+_UNKNOWN_TO_THE_GRAPH = {
+    "log_snr_conditioning": False,
+    "enable_qwen35_gated_q_proj": False,
+    "mlp_bias": False,
+}
+MARKOV_HEADS = ("vanilla", "gated", "rnn")
+_ACTIVATIONS = {"silu": None, "swish": None, "gelu": "gelu", "relu": "relu"}
+_ACTIVATIONS.update(dict.fromkeys(("gelu_pytorch_tanh", "gelu_new"), "gelu_pytorch_tanh"))
 
 _CHECKS = {
     "uint32": lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32,
@@ -48,10 +81,10 @@ class DrafterConfig:
     """What a config says, in one schema."""
 
     kind: str  # a value of ARCHITECTURES
+    schema: str  # "dflash" (settings in dflash_config), "flat" (DeepSpec) or "speculators"
     values: Dict[str, Any]
-    dflash: Dict[str, Any]  # "dflash_config", where the DSpark schemas have none made from their own keys
-    rope: Dict[str, Any]
-    samples_from_anchor: bool  # DSpark: the block's first position predicts, too
+    dflash: Dict[str, Any]  # "dflash_config", made from their own keys where the other schemas have none
+    samples_from_anchor: bool  # the block's first position, where the root stands, predicts the token after it
 
     def number(self, *names: str) -> int:
         """The value of the first of these names that the config has.
@@ -84,6 +117,20 @@ class DrafterConfig:
     @property
     def is_dspark(self) -> bool:
         return self.kind == "DSpark"
+
+    @property
+    def is_domino(self) -> bool:
+        return self.kind == "Domino"
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether the four matrices of attention have biases."""
+        return bool(self.values.get("attention_bias"))
+
+    @property
+    def markov_head(self) -> str:
+        """One of MARKOV_HEADS."""
+        return self.setting("markov_head_type") or MARKOV_HEADS[0]
 
     @property
     def n_layers(self) -> int:
@@ -121,9 +168,40 @@ class DrafterConfig:
         return self.number("draft_vocab_size") if self.find("draft_vocab_size") else self.n_vocab
 
     @property
-    def target_layer_ids(self) -> List[int]:
-        """The target's layers whose outputs are features."""
+    def attention(self) -> Attention:
+        return attention(self)
+
+    @property
+    def layer_types(self) -> List[str]:
+        """Of every layer: "full_attention" or "sliding_attention"."""
+        return layer_types(self)
+
+    @property
+    def markov_rank(self) -> Optional[int]:
+        """Of the Markov head; 0 for none, None if the config does not say."""
+        rank = self.setting("markov_rank")
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or not 0 <= rank < 2**20):
+            raise ValueError(f"config.json has markov_rank = {rank!r}, expected a whole number, 0 for no Markov head")
+        return rank
+
+    @property
+    def rotary(self) -> Rotary:
+        return rotary(_rope_settings(self), self.head_dim, self.max_positions)
+
+    @property
+    def max_positions(self) -> Optional[int]:
+        names = ("max_position_embeddings", "n_ctx", "max_sequence_length", "model_max_length")
+        return self.number(*names) if self.find(*names) is not None else None
+
+    def target_layers(self, n_target_layers: int) -> List[int]:
+        """The target's layers whose outputs are features; -1 is its embeddings.
+
+        Args:
+            n_target_layers: Of the target. Configs that name no layers are of the reference classes' own choice for it.
+        """
         ids = self.setting("target_layer_ids")
+        if ids is None and self.schema == "dflash":
+            return default_target_layers(self.find("num_target_layers") or n_target_layers, self.n_layers)
         if not _is_ids(ids):
             raise ValueError(
                 f"config.json names no target layers: target_layer_ids is {ids!r}, expected a list of layer numbers"
@@ -139,7 +217,7 @@ class DrafterConfig:
 
     @property
     def mask_token(self) -> int:
-        mask = self.setting("mask_token_id") if self.is_gemma else self.dflash.get("mask_token_id")
+        mask = self.setting("mask_token_id")
         if isinstance(mask, bool) or not isinstance(mask, int):
             raise ValueError(
                 f"config.json has mask_token_id = {mask!r}, expected the number of the mask token, which drafts start"
@@ -166,44 +244,73 @@ def _is_ids(value: Any) -> bool:
     )
 
 
+def default_target_layers(n_target_layers: int, n_layers: int) -> List[int]:
+    """The layers that the reference classes read where a config names none (build_target_layer_ids of dflash and
+    specforge)."""
+    n_target_layers = _whole("num_target_layers", n_target_layers)
+    if n_layers == 1:
+        return [n_target_layers // 2]
+    span = n_target_layers - 4
+    ids = [round(1 + i * span / (n_layers - 1)) for i in range(n_layers)]
+    if min(ids) < 0:
+        raise ValueError(
+            f"config.json names no target layers (target_layer_ids), and {n_layers} of a target of {n_target_layers}"
+            " layers can't be chosen: fetch the original config"
+        )
+    return ids
+
+
 def read_config(raw: Dict[str, Any]) -> DrafterConfig:
     """What config.json holds, in one schema.
 
     Raises:
-        ValueError: If it is no drafter's, or one of a kind that does not convert.
+        ValueError: If it is no drafter's, one of a kind that does not convert, or has a setting that would change what is
+            drafted and that drafters here do not have.
     """
-    architectures = raw.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"config.json is of architecture {architecture!r}, expected that of a drafter: {', '.join(ARCHITECTURES)}. "
-            "Targets and other models convert with llama.cpp's convert_hf_to_gguf.py"
-        )
+    kind = _kind(raw)
     if raw.get("quantization_config"):
         raise ValueError(
             "config.json says that the checkpoint is quantised (quantization_config): take the original one, in BF16"
             " or F16"
         )
     _check_objects(raw)
-    kind = ARCHITECTURES[architecture]
-    values = _as_transformers_reads_it({**raw, **(raw.get("text_config") or {})})
-    nested = "transformer_layer_config" in values
-    if kind == "DSpark" and nested:
-        values.update(values["transformer_layer_config"] or {})
-        _check_objects(values)
+    schema = _schema(kind, raw)
+    # a config made from that of a multimodal target holds it whole; the drafter's classes read the top level
+    values = _as_transformers_reads_it({**(raw.get("text_config") or {}), **raw}, schema)
     if kind == "Gemma4 DSpark":
         _check_gemma(values)
-    dflash = values.get("dflash_config") or (_dspark_settings(values) if kind == "DSpark" else {})
-    if (markov := dflash.get("markov_head_type", values.get("markov_head_type", "vanilla"))) != "vanilla":
-        raise ValueError(f"config.json has markov_head_type = {markov!r}; only 'vanilla' ones convert")
-    return DrafterConfig(
-        kind,
-        values,
-        dflash,
-        _rope_parameters(values, kind == "Gemma4 DSpark"),
-        # exports with a bonus anchor name the features of the target by aux_hidden_state_layer_ids
-        values.get("sample_from_anchor", kind != "DSpark" or not (nested or "aux_hidden_state_layer_ids" in values)),
-    )
+    dflash = dict(values.get("dflash_config") or {}) if schema == "dflash" else _own_settings(values)
+    _check_settings(kind, values, dflash)
+    return DrafterConfig(kind, schema, values, dflash, _samples_from_anchor(kind, schema, values, dflash))
+
+
+def _kind(raw: Dict[str, Any]) -> str:
+    if (named := raw.get("speculators_model_type")) is not None:
+        if not isinstance(named, str) or named not in SPECULATORS:
+            raise ValueError(
+                f"config.json is of speculators_model_type {named!r}, expected {', '.join(SPECULATORS)}: other speculators"
+                " do not convert"
+            )
+        return SPECULATORS[named]
+    architectures = raw.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    if isinstance(architecture, str) and architecture.startswith(("Qwen35DSpark", "Qwen3_5DSpark")):
+        raise ValueError(
+            f"config.json is of architecture {architecture!r}: the gated attention of this class is not among what"
+            " drafters here compute. Drafters of the class Qwen3DSparkModel serve Qwen3.5 targets, too"
+        )
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"config.json is of architecture {architecture!r}, expected that of a drafter: {', '.join(ARCHITECTURES)}. "
+            "Targets and other models convert with llama.cpp's convert_hf_to_gguf.py"
+        )
+    return ARCHITECTURES[architecture]
+
+
+def _schema(kind: str, raw: Dict[str, Any]) -> str:
+    if any(name in raw for name in ("speculators_model_type", "transformer_layer_config", "aux_hidden_state_layer_ids")):
+        return "speculators"
+    return "flat" if kind in ("DSpark", "Gemma4 DSpark") and not raw.get("dflash_config") else "dflash"
 
 
 def _check_objects(values: Dict[str, Any]) -> None:
@@ -212,50 +319,110 @@ def _check_objects(values: Dict[str, Any]) -> None:
             raise ValueError(f"config.json has {name} = {values[name]!r}, expected an object")
 
 
-def _as_transformers_reads_it(values: Dict[str, Any]) -> Dict[str, Any]:
-    if values.get("model_type") != "qwen3":
-        return dict(values)
-    values = {**QWEN3_DEFAULTS, **values}
-    if not values.get("use_sliding_window"):
-        values["sliding_window"] = None
-    if values.get("layer_types") is None and values.get("sliding_window") is not None:
-        n_full, n_layers = values.get("max_window_layers", 28), _layers(values.get("num_hidden_layers"))
-        if not isinstance(n_full, int):
-            raise ValueError(f"config.json has max_window_layers = {n_full!r}, expected a number of layers")
-        values["layer_types"] = ["sliding_attention" if i >= n_full else "full_attention" for i in range(n_layers)]
-    if not (values.get("rope_parameters") or {}).get("rope_theta"):
-        values.setdefault("rope_theta", QWEN3_ROPE_THETA)
-    return values
+def _as_transformers_reads_it(values: Dict[str, Any], schema: str) -> Dict[str, Any]:
+    """The settings with those that Qwen3Config adds, which all classes but Gemma 4's are configured by."""
+    if schema == "speculators":
+        layer = values.get("transformer_layer_config") or {}
+        values = {**values, "model_type": layer.get("model_type", "qwen3"), **layer}
+        _check_objects(values)
+    return {**QWEN3_DEFAULTS, **values} if values.get("model_type") == "qwen3" else dict(values)
 
 
-def _dspark_settings(values: Dict[str, Any]) -> Dict[str, Any]:
+def _own_settings(values: Dict[str, Any]) -> Dict[str, Any]:
+    """A "dflash_config" for the schemas that have none."""
+    names = ("target_layer_ids", "mask_token_id", *_DFLASH2_SETTINGS)
+    own = {name: values[name] for name in names if name in values}
     if "aux_hidden_state_layer_ids" in values:  # counted as inputs of layers, not as outputs
         ids = values["aux_hidden_state_layer_ids"]
         if not _is_ids(ids):
             raise ValueError(f"config.json has aux_hidden_state_layer_ids = {ids!r}, expected a list of layer numbers")
-        return {"mask_token_id": values.get("mask_token_id"), "target_layer_ids": [i - 1 for i in ids]}
-    return {name: values[name] for name in ("target_layer_ids", "mask_token_id") if name in values}
+        own["target_layer_ids"] = [i - 1 for i in ids]
+    return own
 
 
-def _rope_parameters(values: Dict[str, Any], is_gemma: bool) -> Dict[str, Any]:
-    """Rotary settings, which are spread over the config in several ways."""
-    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    if is_gemma and not values.get("rope_parameters"):
+_DFLASH2_SETTINGS = ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k")
+
+
+def _samples_from_anchor(kind: str, schema: str, values: Dict[str, Any], dflash: Dict[str, Any]) -> bool:
+    if kind == "Domino":
+        return bool(dflash.get("shift_label"))
+    said = dflash.get("sample_from_anchor", values.get("sample_from_anchor"))
+    if said is None:  # DSpark drafters do (specforge's are trained so, too), but for speculators' exports without the key
+        is_dspark = kind in ("DSpark", "Gemma4 DSpark")
+        return is_dspark and schema != "speculators" and not values.get("dspark_bonus_anchor")
+    if not isinstance(said, bool):
+        raise ValueError(f"config.json has sample_from_anchor = {said!r}, expected true or false")
+    return said
+
+
+def _check_settings(kind: str, values: Dict[str, Any], dflash: Dict[str, Any]) -> None:
+    unknown = sorted(set(dflash) - _DFLASH_SETTINGS)
+    if unknown:
+        raise ValueError(
+            f"config.json has {unknown[0]} = {dflash[unknown[0]]!r} in dflash_config, a setting that is not known here and"
+            " may change what is drafted: where it does not, remove it from config.json"
+        )
+    for name, nothing in _UNKNOWN_TO_THE_GRAPH.items():
+        if values.get(name) not in (None, nothing):
+            raise ValueError(
+                f"config.json has {name} = {values[name]!r}, which changes what the drafter computes and is not among"
+                " what drafters here have"
+            )
+    head = dflash.get("markov_head_type", values.get("markov_head_type"))
+    if head is not None and head not in MARKOV_HEADS:
+        raise ValueError(f"config.json has markov_head_type = {head!r}, expected one of {', '.join(MARKOV_HEADS)}")
+    projector = dflash.get("projector_type")
+    if projector is not None and projector != "dflash" and projector != kind.lower():
+        raise ValueError(
+            f"config.json has projector_type = {projector!r} for a {kind} drafter: a head of this kind does not convert"
+        )
+
+
+def _rope_settings(config: DrafterConfig) -> Dict[str, Any]:
+    """Rotary settings, which are spread over the config in several ways, as transformers' classes find them.
+
+    A partial_rotary_factor that comes from the target's config is of no consequence here: Qwen3's rotary embedding, which
+    all drafters but Gemma 4's have, rotates whole heads (rope.py takes it for the kinds that use it).
+    """
+    values = config.values
+    rope = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
+    if config.is_gemma and not rope:
         rope = {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0}
-    rope = dict(rope["full_attention"]) if isinstance(rope.get("full_attention"), dict) else rope
-    if "type" in rope:
-        rope.setdefault("rope_type", rope["type"])
-    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        if values.get(name) is not None:
-            rope.setdefault(name, values[name])
-    part = rope.get("partial_rotary_factor")
-    if part is not None and not (isinstance(part, (int, float)) and 0 < part <= 1):
-        raise ValueError(f"config.json has partial_rotary_factor = {part!r}, expected a number up to 1")
+    rope = dict(_of_layer_type(config, rope))
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if values.get(name) is not None and rope.get(name) is None:
+            rope[name] = values[name]
+    if values.get("original_max_position_embeddings") is not None:
+        rope["original_max_position_embeddings"] = values["original_max_position_embeddings"]
     return rope
+
+
+def _of_layer_type(config: DrafterConfig, rope: Dict[str, Any]) -> Dict[str, Any]:
+    """The settings of the drafter's layers, where each type of layer has its own."""
+    nested = {name: entry for name, entry in rope.items() if name.endswith("_attention")}
+    if not nested:
+        return rope
+    if wrong := [name for name, entry in nested.items() if not isinstance(entry, dict)]:
+        raise ValueError(f"config.json has rotary settings for {wrong[0]} = {nested[wrong[0]]!r}, expected an object")
+    if config.schema == "speculators" and "sliding_attention" in nested:
+        return nested["sliding_attention"]  # for all layers (flatten_rope_parameters)
+    used = ["full_attention"] if config.is_gemma else sorted(set(config.layer_types))
+    if missing := [name for name in used if name not in nested]:
+        raise ValueError(f"config.json has rotary settings for {', '.join(nested)}, but not for {missing[0]}")
+    if any(nested[name] != nested[used[0]] for name in used):
+        raise ValueError(
+            f"config.json has different rotary settings for {' and '.join(used)} layers, of which drafters have one for all"
+        )
+    return nested[used[0]]
 
 
 def _check_gemma(values: Dict[str, Any]) -> None:
     n_layers = _layers(values.get("num_hidden_layers"))
+    if (softcap := values.get("final_logit_softcapping")) is not None and not (
+        isinstance(softcap, (int, float)) and softcap > 0
+    ):
+        raise ValueError(f"config.json has final_logit_softcapping = {softcap!r}, expected a positive number or null")
     expected: List[Tuple[str, Any, Any]] = [
         ("attention_k_eq_v", bool(values.get("attention_k_eq_v")), True),
         ("layer_types", values.get("layer_types"), ["full_attention"] * n_layers),
@@ -263,7 +430,6 @@ def _check_gemma(values: Dict[str, Any]) -> None:
         ("attention_bias", bool(values.get("attention_bias")), False),
         ("enable_moe_block", bool(values.get("enable_moe_block")), False),
         ("draft_vocab_size", values.get("draft_vocab_size") or values.get("vocab_size"), values.get("vocab_size")),
-        ("final_logit_softcapping", values.get("final_logit_softcapping") or None, None),
     ]
     for name, found, needed in expected:
         if found != needed:
@@ -284,11 +450,7 @@ def keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> 
 
 def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
     yield "block_count", "uint32", config.n_layers
-    yield (
-        "context_length",
-        "uint32",
-        config.find("max_position_embeddings", "n_ctx", "max_sequence_length", "model_max_length"),
-    )
+    yield "context_length", "uint32", config.max_positions
     yield "embedding_length", "uint32", config.n_embd
     yield "feed_forward_length", "uint32", config.n_ff
     yield "attention.head_count", "uint32", config.n_heads
@@ -297,71 +459,69 @@ def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool
     yield "attention.value_length", "uint32", config.head_dim if config.is_gemma else config.find("head_dim")
     yield "attention.layer_norm_rms_epsilon", "float32", config.find("rms_norm_eps", "norm_eps")
     yield "attention.layer_norm_epsilon", "float32", config.find("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
-    yield "attention.causal", "bool", _flag(config.values.get("is_causal"), config.dflash.get("causal"))
-    yield "attention.value_scale", "float32", config.dflash.get("attention_value_scale")
+    yield from _attention_keys(config)
     yield from _rope_keys(config, target)
-    yield from _window_keys(config)
     yield "block_size", "uint32", config.block_size
-    yield "target_layers", "array", [i + 1 for i in config.target_layer_ids]  # a layer's output is the next one's input
-    yield "logit_scale", "float32", config.setting("output_multiplier")
-    yield "final_logit_softcapping", "float32", config.setting("final_logit_softcapping") or None
-    yield (
-        "embedding_scale",
-        "float32",
-        config.n_embd**0.5 if config.is_gemma else config.setting("input_embedding_scale"),
-    )
+    layers = [i + 1 for i in config.target_layers(target.n_layers)]  # a layer's output is the next one's input
+    yield "target_layers", "array", layers
+    if target.n_layers in layers and config.schema != "speculators":
+        yield "target_output_norm", "bool", True  # transformers' hidden_states end with the normalised output
+    yield from _scale_keys(config)
     if "conv_kernel_size" in config.dflash:
-        for name in ("conv_kernel_size", "conv_group_size", "selector_rank", "selector_top_k"):
+        for name in _DFLASH2_SETTINGS:
             yield name, "uint32", config.dflash.get(name)
-    if config.is_dspark or config.is_gemma:
+    if config.is_domino:
+        yield "domino_prefix", "uint32", config.dflash.get("pure_draft_prefix_len", 0)
+    if config.is_dspark or config.is_gemma or config.is_domino or config.samples_from_anchor:
         yield "sample_from_anchor", "bool", config.samples_from_anchor
+    if config.is_dspark or config.is_gemma:
         yield "has_confidence_head", "bool", has_confidence_head
     if config.is_gemma:
         yield "attention.scale", "float32", 1.0
         yield "hidden_activation", "string", "gelu_pytorch_tanh"
+    else:
+        yield "hidden_activation", "string", _activation(config)
 
 
-def _flag(*values: Union[bool, None]) -> Optional[bool]:
-    return next((bool(value) for value in values if value is not None), None)
+def _scale_keys(config: DrafterConfig) -> Iterator[Key]:
+    """Of embeddings and logits. Only dflash's own classes read them: elsewhere they are the target's, left in the config."""
+    if config.is_gemma:
+        yield "final_logit_softcapping", "float32", config.values.get("final_logit_softcapping")
+        yield "embedding_scale", "float32", config.n_embd**0.5
+    elif config.schema == "dflash" and not config.is_dspark:
+        yield "logit_scale", "float32", config.setting("output_multiplier")
+        yield "final_logit_softcapping", "float32", config.setting("final_logit_softcapping") or None
+        yield "embedding_scale", "float32", config.setting("input_embedding_scale")
+
+
+def _activation(config: DrafterConfig) -> Optional[str]:
+    name = config.values.get("hidden_act", "silu")
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise ValueError(f"config.json has hidden_act = {name!r}, expected one of {', '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[name]
+
+
+def _attention_keys(config: DrafterConfig) -> Iterator[Key]:
+    attention = config.attention
+    yield "attention.causal", "bool", attention.causal
+    yield "attention.value_scale", "float32", config.dflash.get("attention_value_scale")
+    if attention.window is not None:
+        yield "attention.sliding_window", "uint32", attention.window
+        yield "attention.sliding_window_pattern", "array", list(attention.is_sliding)
+        yield "attention.sliding_window_causal", "bool", attention.sliding_causal
+        yield "attention.sliding_window_from_anchor", "bool", attention.from_anchor or None
+        yield "attention.sliding_window_both_ways", "bool", attention.both_ways or None
 
 
 def _rope_keys(config: DrafterConfig, target: GgufFile) -> Iterator[Key]:
-    rope, factor = config.rope, config.rope.get("factor")
-    kind = rope.get("rope_type")
-    yield "rope.freq_base", "float32", rope.get("rope_theta")
+    rope = config.rotary
+    yield "rope.freq_base", "float32", rope.theta
     if config.is_gemma:
         yield "rope.dimension_count", "uint32", config.head_dim
-    elif rope.get("partial_rotary_factor") is not None:
-        yield "rope.dimension_count", "uint32", int(config.head_dim * rope["partial_rotary_factor"])
-    if kind in ("linear", "yarn") and factor is not None:
-        yield "rope.scaling.type", "string", kind
-        yield "rope.scaling.factor", "float32", factor
-    if kind == "yarn" and factor is not None:
-        original = rope.get("original_max_position_embeddings")
-        if original is None:
-            raise ValueError(
-                "config.json scales positions by yarn without original_max_position_embeddings: fetch the original"
-                " config"
-            )
-        yield "rope.scaling.original_context_length", "uint32", original
-        yield "rope.scaling.yarn_ext_factor", "float32", rope.get("extrapolation_factor")
-        yield "rope.scaling.yarn_attn_factor", "float32", rope.get("attention_factor", rope.get("attn_factor"))
-        yield "rope.scaling.yarn_beta_fast", "float32", rope.get("beta_fast")
-        yield "rope.scaling.yarn_beta_slow", "float32", rope.get("beta_slow")
-    if kind in ("su", "longrope"):
-        yield "rope.scaling.type", "string", "longrope"
+    if rope.attention_factor != 1.0:
+        yield "rope.scaling.attn_factor", "float32", rope.attention_factor
     if uses_mrope(target):  # the drafter's positions are those of text: one section of all dimensions
         yield "rope.dimension_sections", "array", [config.head_dim // 2, 0, 0, 0]
-
-
-def _window_keys(config: DrafterConfig) -> Iterator[Key]:
-    always = bool(config.dflash.get("use_swa", False))
-    window = config.dflash.get("swa_window_size") or config.values.get("sliding_window")
-    if (always or config.values.get("use_sliding_window")) and window:
-        types = config.values.get("layer_types")
-        types = ["sliding_attention"] * config.n_layers if always else types if isinstance(types, list) else []
-        yield "attention.sliding_window", "uint32", window
-        yield "attention.sliding_window_pattern", "array", [t == "sliding_attention" for t in types]
 
 
 def uses_mrope(target: GgufFile) -> bool:

@@ -9,7 +9,9 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 import numpy.typing as npt
 
+from ..gguf_file import GgufFile
 from .checkpoint import Source, as_float32
+from .copies import is_copy
 from .config import DrafterConfig
 
 # name in the checkpoint: name in GGUF. {i}: the layer
@@ -21,6 +23,14 @@ _BASE = {
     "lm_head.weight": "output.weight",
     "markov_head.markov_w1.weight": "markov_w1.weight",
     "markov_head.markov_w2.weight": "markov_w2.weight",
+    "markov_head.gate_proj.weight": "draft_head.gate.weight",
+    "markov_head.gate_proj.bias": "draft_head.gate.bias",
+    "markov_head.joint_proj.weight": "draft_head.joint.weight",
+    "markov_head.joint_proj.bias": "draft_head.joint.bias",
+    "prefix_gru.weight_ih_l0": "draft_head.gru_input.weight",
+    "prefix_gru.weight_hh_l0": "draft_head.gru_state.weight",
+    "embed_proj.0.weight": "draft_head.inner.weight",
+    "embed_proj.2.weight": "draft_head.outer.weight",
     "confidence_head.proj.weight": "conf_proj.weight",
     "confidence_head.proj.bias": "conf_proj.bias",
     "candidate_selector.predecessor_codebook": "selector_predecessor.weight",
@@ -34,6 +44,10 @@ _LAYER = {
     "self_attn.k_proj.weight": "attn_k.weight",
     "self_attn.v_proj.weight": "attn_v.weight",
     "self_attn.o_proj.weight": "attn_output.weight",
+    "self_attn.q_proj.bias": "attn_q.bias",
+    "self_attn.k_proj.bias": "attn_k.bias",
+    "self_attn.v_proj.bias": "attn_v.bias",
+    "self_attn.o_proj.bias": "attn_output.bias",
     "self_attn.q_norm.weight": "attn_q_norm.weight",
     "self_attn.k_norm.weight": "attn_k_norm.weight",
     "self_attn.sinks": "attn_sinks.weight",
@@ -70,8 +84,15 @@ _OPTIONAL = (
     "confidence_head.proj.bias",
     "self_attn.sinks",
 )
-_IGNORED = ("t2d", "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias")  # nothing reads them
-_INTERLEAVED = ("attn_q.weight", "attn_k.weight", "attn_q_norm.weight", "attn_k_norm.weight")
+# nothing that drafts reads them; speculators' older checkpoints hold a copy of the target's head and norm
+_IGNORED = (
+    *("t2d", "rotary_emb.inv_freq", "attention.bias", "attention.masked_bias"),
+    *("verifier_lm_head.weight", "verifier_norm.weight"),
+)
+_INTERLEAVED = (
+    *("attn_q.weight", "attn_k.weight", "attn_q.bias", "attn_k.bias"),
+    *("attn_q_norm.weight", "attn_k_norm.weight"),
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,7 @@ class Tensor:
             yield from self.source.chunks()
 
 
-def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str, Source]:
+def check_tensors(config: DrafterConfig, sources: Dict[str, Source], n_target_layers: int) -> Dict[str, Source]:
     """The tensors of a checkpoint by the names used here.
 
     Raises:
@@ -100,7 +121,8 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str
     """
     found = {_plain_name(name): source for name, source in sources.items()}
     found = {name: source for name, source in found.items() if not name.endswith(_IGNORED)}
-    expected = _expected_shapes(config, found)
+    found = _without_idle_heads(config, found)
+    expected = _expected_shapes(config, found, n_target_layers)
     optional = [
         name for name in expected if name.endswith(_OPTIONAL) and not (name == "lm_head.weight" and _needs_head(config))
     ]
@@ -125,6 +147,23 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source]) -> Dict[str
     return found
 
 
+def _without_idle_heads(config: DrafterConfig, found: Dict[str, Source]) -> Dict[str, Source]:
+    """Draft trees do not ask a confidence head (their nodes have probabilities), and llama.cpp has a place only for one that
+    sees the Markov head's embedding, too."""
+    with_markov = config.setting("confidence_head_with_markov")
+    if _rank(config, found) and with_markov in (None, True):
+        return found
+    return {name: source for name, source in found.items() if not name.startswith("confidence_head.")}
+
+
+def _rank(config: DrafterConfig, found: Dict[str, Source]) -> int:
+    """Of the Markov head, 0 if there is none."""
+    if config.markov_rank is not None:
+        return config.markov_rank
+    w1 = found.get("markov_head.markov_w1.weight")
+    return w1.shape[1] if w1 is not None and len(w1.shape) == 2 else 0
+
+
 def _needs_head(config: DrafterConfig) -> bool:
     """Whether the target's output head can't serve."""
     return config.n_draft_vocab < config.n_vocab or (
@@ -135,7 +174,8 @@ def _needs_head(config: DrafterConfig) -> bool:
 def _plain_name(name: str) -> str:
     """A tensor's name without what exports put before it, in the spelling used here."""
     name = name.replace("language_model.", "")
-    name = name[len("model.") :] if name.startswith("model.") else name
+    for prefix in ("model.", "logit_head."):  # the second of specforge's early Domino and DSpark drafters
+        name = name[len(prefix) :] if name.startswith(prefix) else name
     for other, ours in _SPELLINGS.items():
         if name.endswith(other):
             return name[: -len(other)] + ours
@@ -146,24 +186,32 @@ def _some(names: List[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
 
 
-def _expected_shapes(config: DrafterConfig, found: Dict[str, Source]) -> Dict[str, Tuple[int, ...]]:
+def _expected_shapes(
+    config: DrafterConfig, found: Dict[str, Source], n_target_layers: int
+) -> Dict[str, Tuple[int, ...]]:
     """Every tensor that the drafter has or may have. Ranks are those of the tensors themselves."""
     n_embd, n_vocab, n_draft = config.n_embd, config.n_vocab, config.n_draft_vocab
     shapes: Dict[str, Tuple[int, ...]] = {
-        "fc.weight": (n_embd, n_embd * len(config.target_layer_ids)),
+        "fc.weight": (n_embd, n_embd * len(config.target_layers(n_target_layers))),
         "hidden_norm.weight": (n_embd,),
         "norm.weight": (n_embd,),
         "embed_tokens.weight": (n_vocab, n_embd),
         "lm_head.weight": (n_draft, n_embd),
     }
-    if config.is_dspark or config.is_gemma:
-        rank = _second(found, "markov_head.markov_w1.weight")
+    if n_draft < n_vocab:
+        shapes["d2t"] = (n_draft,)
+    if (config.is_dspark or config.is_gemma) and (rank := _rank(config, found)):
         shapes["markov_head.markov_w1.weight"] = (n_vocab, rank)
         shapes["markov_head.markov_w2.weight"] = (n_draft, rank)
         shapes["confidence_head.proj.weight"] = (1, n_embd + rank)
         shapes["confidence_head.proj.bias"] = (1,)
-        if n_draft < n_vocab:
-            shapes["d2t"] = (n_draft,)
+        shapes.update(_markov_shapes(config.markov_head, n_embd, rank))
+    if config.is_domino:
+        inner, state = config.whole_setting("emb_dim"), config.whole_setting("gru_hidden_dim")
+        shapes["prefix_gru.weight_ih_l0"] = (3 * state, n_embd)
+        shapes["prefix_gru.weight_hh_l0"] = (3 * state, state)
+        shapes["embed_proj.0.weight"] = (inner, n_embd + state)
+        shapes["embed_proj.2.weight"] = (n_vocab, inner)
     if config.kind == "DFlash2":
         rank = config.whole_setting("selector_rank")
         shapes["candidate_selector.predecessor_codebook"] = (n_vocab, rank)
@@ -174,8 +222,16 @@ def _expected_shapes(config: DrafterConfig, found: Dict[str, Source]) -> Dict[st
     return shapes
 
 
-def _second(found: Dict[str, Source], name: str) -> int:
-    return found[name].shape[1] if name in found and len(found[name].shape) == 2 else 0
+def _markov_shapes(kind: str, n_embd: int, rank: int) -> Dict[str, Tuple[int, ...]]:
+    """Of what a Markov head has beside its two tables."""
+    if kind == "gated":
+        return {"markov_head.gate_proj.weight": (rank, n_embd + rank), "markov_head.gate_proj.bias": (rank,)}
+    if kind == "rnn":
+        return {
+            "markov_head.joint_proj.weight": (3 * rank, n_embd + 2 * rank),
+            "markov_head.joint_proj.bias": (3 * rank,),
+        }
+    return {}
 
 
 def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
@@ -204,6 +260,10 @@ def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
         )
     else:
         shapes["self_attn.v_proj.weight"] = (n_kv, n_embd)
+    if config.has_biases:
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            if (matrix := f"self_attn.{name}.weight") in shapes:
+                shapes[f"self_attn.{name}.bias"] = shapes[matrix][:1]
     if config.kind == "DFlash2":
         kernel, group = config.whole_setting("conv_kernel_size"), config.whole_setting("conv_group_size")
         for conv in ("attention_conv", "mlp_conv"):
@@ -212,17 +272,18 @@ def _layer_shapes(config: DrafterConfig) -> Dict[str, Tuple[int, ...]]:
     return shapes
 
 
-def tensors_to_write(config: DrafterConfig, found: Dict[str, Source]) -> Iterator[Tensor]:
-    """What goes into the GGUF file, in llama.cpp's order: generated tensors, the checkpoint's own, d2t.
+def tensors_to_write(config: DrafterConfig, found: Dict[str, Source], target: GgufFile) -> Iterator[Tensor]:
+    """What goes into the GGUF file, in llama.cpp's order: generated tensors, the checkpoint's own, d2t. Embeddings and a head
+    that are the target's are left out.
 
     Raises:
         ValueError: If the table of a reduced vocabulary is damaged.
     """
-    if config.is_gemma and config.rope.get("rope_type") == "proportional":
-        factors = _rope_factors(config)
-        yield Tensor("rope_freqs.weight", factors.shape, "F32", values=factors)
+    if (divisors := config.rotary.divisors) is not None:
+        yield Tensor("rope_freqs.weight", divisors.shape, "F32", values=divisors)
+    left_out = ["d2t", *_shared(config, found, target)]
     for name, source in found.items():
-        if name == "d2t" or _is_shared(config, name):
+        if name in left_out:
             continue
         new_name = _gguf_name(config, name)
         if not config.values.get("rope_is_neox_style", True) and new_name.endswith(_INTERLEAVED):
@@ -230,16 +291,37 @@ def tensors_to_write(config: DrafterConfig, found: Dict[str, Source]) -> Iterato
             yield Tensor(new_name, source.shape, "F32", values=values)
         else:
             yield Tensor(new_name, source.shape, source.dtype, source)
+    if _ties_its_own_embeddings(config, found, left_out):
+        source = found["embed_tokens.weight"]
+        yield Tensor("output.weight", source.shape, source.dtype, source)
     if "d2t" in found:
         ids = _token_ids(found["d2t"], config.n_vocab)
         yield Tensor("d2t", ids.shape, "I64", values=ids)
 
 
-def _is_shared(config: DrafterConfig, name: str) -> bool:
-    """Whether a tensor is the target's own, which llama.cpp then uses."""
-    if name == "embed_tokens.weight":
-        return not config.values.get("has_embed_tokens", True)
-    return name == "lm_head.weight" and config.is_dspark and config.n_draft_vocab == config.n_vocab
+def _shared(config: DrafterConfig, found: Dict[str, Source], target: GgufFile) -> List[str]:
+    """Which of the embeddings and the output head are copies of the target's, which a drafter then uses where it is.
+
+    DeepSpec's and speculators' checkpoints have such copies. A head may be missing and then is the target's as well; so is
+    one that is tied to embeddings that are the target's.
+    """
+    names = {"embed_tokens.weight": "token_embd.weight", "lm_head.weight": "output.weight"}
+    tied = target.find_tensor("output.weight") is None
+    shared = []
+    for name, theirs in names.items():
+        source = found.get(name)
+        if source is not None and source.shape[0] == config.n_vocab:
+            if is_copy(source, target, "token_embd.weight" if tied else theirs):
+                shared.append(name)
+    if not config.values.get("has_embed_tokens", True) and "embed_tokens.weight" in found:
+        shared.append("embed_tokens.weight")
+    return shared
+
+
+def _ties_its_own_embeddings(config: DrafterConfig, found: Dict[str, Source], left_out: List[str]) -> bool:
+    """Only Gemma 4's class has a head of its own that can be tied; the others' is the target's where they have none."""
+    name = "embed_tokens.weight"
+    return config.is_gemma and "lm_head.weight" not in found and name in found and name not in left_out
 
 
 def _gguf_name(config: DrafterConfig, name: str) -> str:
@@ -255,18 +337,6 @@ def _halves(source: Source, head_dim: int) -> npt.NDArray[np.float32]:
     values = as_float32(source.read(), source.dtype)
     pairs = values.reshape(-1, head_dim // 2, 2, *values.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
-
-
-def _rope_factors(config: DrafterConfig) -> npt.NDArray[np.float32]:
-    """What frequencies are divided by: 1 for those that rotate, so much for the others that they do not."""
-    fraction = config.rope.get("partial_rotary_factor", 0.25)
-    n_rotated = int(config.head_dim * fraction / 2)
-    if not n_rotated or config.head_dim * fraction != 2 * n_rotated:
-        raise ValueError(
-            f"config.json has partial_rotary_factor = {fraction!r}, expected a part of {config.head_dim} that is an"
-            " even number"
-        )
-    return np.array([1.0] * n_rotated + [1e30] * (config.head_dim // 2 - n_rotated), dtype=np.float32)
 
 
 def _token_ids(source: Source, n_vocab: int) -> npt.NDArray[np.int64]:

@@ -30,7 +30,7 @@ const char * llama_dflash_last_error(void) {
 }
 
 llama_dflash_params llama_dflash_default_params(void) {
-    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, -1, 0.0f };
+    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0, -1, 0.0f };
 }
 
 static void check_params(const llama_context * target, const llama_dflash_params & params) {

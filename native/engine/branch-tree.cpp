@@ -10,6 +10,7 @@ struct branch_node {
     llama_token token;
     int32_t     parent;
     int32_t     depth;
+    int32_t     asked = -1; // which of its depth's parents it was, if its children were asked for
 };
 }
 
@@ -36,11 +37,12 @@ draft_tree build_tree(llama_token root, branch_scores & scores, int32_t n_positi
     std::vector<int32_t>     parents = chosen; // the chosen nodes of the depth above
 
     for (int32_t depth = 1; depth <= n_positions && !parents.empty() && budget > 0; ++depth) {
-        std::vector<llama_token> tokens;
+        std::vector<branch_parent> asked;
         for (const int32_t i : parents) {
-            tokens.push_back(nodes[i].token);
+            nodes[i].asked = (int32_t) asked.size();
+            asked.push_back({ nodes[i].token, nodes[i].parent < 0 ? -1 : nodes[nodes[i].parent].asked });
         }
-        const auto children = scores.children(depth, tokens, chain ? 1 : budget);
+        const auto children = scores.children(depth, asked, chain ? 1 : budget);
         for (size_t p = 0; p < parents.size(); ++p) {
             for (size_t c = 0; c < children[p].tokens.size(); ++c) {
                 const float logprob = std::min(children[p].logprobs[c], 0.0f);

@@ -6,13 +6,19 @@
 
 #include <vector>
 
+// A node whose children are asked for.
+struct branch_parent {
+    llama_token token;
+    int32_t     before; // which of the parents of the depth above its own parent was; -1 for the root
+};
+
 class branch_scores {
 public:
     virtual ~branch_scores() = default;
 
-    // For each of `parents`, tokens of nodes at depth - 1, the (at most) k most probable tokens at `depth`. The root's
-    // children are at depth 1.
-    virtual std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) = 0;
+    // For each of `parents`, nodes at depth - 1, the (at most) k most probable tokens at `depth`. The root's children are at
+    // depth 1; depths are asked for in their order.
+    virtual std::vector<position_candidates> children(int32_t depth, const std::vector<branch_parent> & parents, int32_t k) = 0;
 };
 
 // The `budget` nodes of highest path probability that are no deeper than n_positions, in descending path probability.

@@ -68,6 +68,27 @@ struct drafter_file {
         return gguf_find_tensor(gguf.get(), tensor) >= 0;
     }
 
+    // The shape of a tensor, which may be missing.
+    bool shape(const std::string & name, int64_t & n_in, int64_t & n_out) const {
+        const ggml_tensor * tensor = ggml_get_tensor(tensors.get(), name.c_str());
+        if (tensor) {
+            n_in  = tensor->ne[0];
+            n_out = tensor->ne[1];
+        }
+        return tensor != nullptr;
+    }
+
+    void check_shape(const std::string & name, int64_t n_in, int64_t n_out) const {
+        int64_t in = 0, out = 0;
+        if (!shape(name, in, out)) {
+            refuse("the draft model " + path + " has no tensor " + name + ", which its head needs: it is damaged");
+        }
+        if (in != n_in || out != n_out) {
+            refuse("the draft model " + path + " has tensor " + name + " of shape [" + std::to_string(in) + ", " + std::to_string(out) +
+                    "], expected [" + std::to_string(n_in) + ", " + std::to_string(n_out) + "]: it is damaged");
+        }
+    }
+
     void check_tensor_data() const {
         const size_t start = gguf_get_data_offset(gguf.get());
         for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
@@ -84,6 +105,9 @@ struct drafter_file {
         const int64_t i = gguf_find_tensor(gguf.get(), "d2t");
         if (i < 0) {
             return;
+        }
+        if (!has("output.weight")) {
+            refuse("the draft model " + path + " knows only some tokens (d2t) but has no head of its own (output.weight): it is damaged");
         }
         const ggml_tensor * meta = ggml_get_tensor(tensors.get(), "d2t");
         if (meta->type != GGML_TYPE_I64 || ggml_n_dims(meta) != 1) {
@@ -148,6 +172,40 @@ static void check_norm(const drafter_file & file) {
     }
 }
 
+// What a gated or rnn Markov head has beside its tables, and a Domino head: llama-branch-head.h.
+static void check_branch_head(const drafter_file & file, int64_t n_vocab) {
+    const int64_t n_embd = file.u32("dflash.embedding_length", 1, 1 << 20);
+    int64_t rank = 0, n_rows = 0, state = 0, inner = 0;
+    const bool has_gate  = file.has("draft_head.gate.weight");
+    const bool has_joint = file.has("draft_head.joint.weight");
+    const bool has_gru   = file.has("draft_head.gru_input.weight");
+    if (has_gate + has_joint + has_gru > 1) {
+        refuse("the draft model " + file.path + " has tensors of several kinds of heads (draft_head.*), expected one of them");
+    }
+    if ((has_gate || has_joint) && !file.shape("markov_w1.weight", rank, n_rows)) {
+        refuse("the draft model " + file.path + " has parts of a Markov head (draft_head.*) but no tensor markov_w1.weight: it is damaged");
+    }
+    if (has_gate) {
+        file.check_shape("draft_head.gate.weight", n_embd + rank, rank);
+        file.check_shape("draft_head.gate.bias", rank, 1);
+    }
+    if (has_joint) {
+        file.check_shape("draft_head.joint.weight", n_embd + 2*rank, 3*rank);
+        file.check_shape("draft_head.joint.bias", 3*rank, 1);
+    }
+    if (has_gru) {
+        file.shape("draft_head.gru_state.weight", state, n_rows);
+        file.shape("draft_head.inner.weight", n_rows, inner);
+        file.check_shape("draft_head.gru_input.weight", n_embd, 3*state);
+        file.check_shape("draft_head.gru_state.weight", state, 3*state);
+        file.check_shape("draft_head.inner.weight", n_embd + state, inner);
+        file.check_shape("draft_head.outer.weight", inner, n_vocab);
+        if (file.has_key("dflash.domino_prefix")) {
+            file.u32("dflash.domino_prefix", 0, 1024);
+        }
+    }
+}
+
 static void check_heads(const drafter_file & file) {
     const bool has_selector = file.has("selector_hidden.weight");
     if (has_selector && file.has("markov_w1.weight")) {
@@ -201,4 +259,5 @@ void check_drafter_file(const std::string & path, const llama_model * target) {
     }
     file.check_tensor_data();
     file.check_reduced_vocabulary(n_vocab);
+    check_branch_head(file, n_vocab);
 }

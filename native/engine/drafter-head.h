@@ -1,4 +1,4 @@
-// The heads of DFlash2 and DSpark drafters at work: scores of a forward's tokens given the token before each.
+// The heads of DFlash2, DSpark and Domino drafters at work: scores of a forward's tokens given the token before each.
 #pragma once
 
 #include "branch-tree.h"
@@ -7,8 +7,8 @@
 
 class drafter_head : public branch_scores {
 public:
-    // The head of a model, NULL if it has none. Before a context of the model is made.
-    static std::unique_ptr<drafter_head> take(llama_model * model);
+    // The head of a model, NULL if it has none. Before a context of the model is made. `target`: the model it drafts for.
+    static std::unique_ptr<drafter_head> take(llama_model * model, const llama_model * target);
 
     // how many of a row's best entries the forward has to find (llama_tree_set_top)
     virtual int32_t n_top() const = 0;
@@ -23,5 +23,5 @@ public:
     virtual bool samples_from_anchor() const { return false; }
 };
 
-std::unique_ptr<drafter_head> take_markov_head(llama_model * model);   // DSpark
+std::unique_ptr<drafter_head> take_branch_head(llama_model * model, const llama_model * target); // DSpark, Domino
 std::unique_ptr<drafter_head> take_selector_head(llama_model * model); // DFlash2

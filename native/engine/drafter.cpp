@@ -45,7 +45,7 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     const abort_guard guard;
     check_drafter_file(path, llama_get_model(target));
     model.reset(load_model(path, params.n_gpu_layers));
-    head = drafter_head::take(model.get());
+    head = drafter_head::take(model.get(), llama_get_model(target));
     read_layout();
     check_fits();
     make_context(params);
@@ -55,17 +55,33 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     }
 }
 
+static bool is_true(const llama_model * model, const char * key) {
+    char text[8];
+    return llama_model_meta_val_str(model, key, text, sizeof(text)) >= 0 && strcmp(text, "true") == 0;
+}
+
 void drafter::read_layout() {
     char text[32] = {};
     llama_model_meta_val_str(model.get(), "dflash.block_size", text, sizeof(text));
     n_block   = std::atoi(text);
     mask      = llama_vocab_mask(llama_model_get_vocab(model.get()));
     is_mrope  = llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_MROPE;
-    is_causal = llama_model_meta_val_str(model.get(), "dflash.attention.causal", text, sizeof(text)) >= 0 && strcmp(text, "true") == 0;
-    first_row = head && head->samples_from_anchor() ? 0 : 1;
+    is_causal = is_true(model.get(), "dflash.attention.causal");
+    first_row = (head ? head->samples_from_anchor() : is_true(model.get(), "dflash.sample_from_anchor")) ? 0 : 1;
 
     const int32_t * ids = llama_model_target_layer_ids(model.get());
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
+}
+
+void drafter::refuse_layer(int32_t il, int32_t n_layer) const {
+    char arch[64] = "?";
+    llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
+    const bool is_output = il == n_layer && llama_tree_has_layer_inp(target, n_layer - 1);
+    const std::string layer  = is_output ? "the output of the last layer" : "the input of layer " + std::to_string(il);
+    const std::string reason = is_output ? "llama.cpp does not compute it for every token" :
+        "between its layers passes more or something else than one hidden state a token, or llama.cpp's graph does not name it";
+    refuse("the draft model reads " + layer + " of the target, which can't be had of architecture \"" + arch + "\": " + reason +
+            ": use draft_model=None with this target");
 }
 
 void drafter::check_fits() const {
@@ -82,10 +98,7 @@ void drafter::check_fits() const {
                     std::to_string(n_layer - 1) + ": this drafter was made for another target");
         }
         if (!llama_tree_has_layer_inp(target, il)) {
-            char arch[64] = "?";
-            llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
-            refuse(std::string("llama.cpp does not expose the layer inputs of targets of architecture \"") + arch +
-                    "\", which a DFlash drafter needs: use draft_model=None with this target");
+            refuse_layer(il, n_layer);
         }
     }
     const llama_vocab * ours   = llama_model_get_vocab(model.get());
@@ -99,7 +112,8 @@ void drafter::check_fits() const {
 }
 
 void drafter::make_context(const drafter_params & params) {
-    n_context = params.n_context;
+    n_context   = params.n_context;
+    whole_block = !is_causal && !params.short_block; // of a causal block the first positions are the same without the rest
 
     llama_context_params cparams = llama_context_default_params();
     cparams.n_ctx           = n_context + n_block;
@@ -112,6 +126,7 @@ void drafter::make_context(const drafter_params & params) {
     cparams.type_k          = (ggml_type) params.type_k;
     cparams.type_v          = (ggml_type) params.type_v;
     cparams.swa_full        = false;
+    cparams.flash_attn_type = params.flash_attn ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     cparams.ctx_other       = target; // token embeddings and output head, where the drafter has none of its own
     ctx.reset(llama_init_from_model(model.get(), cparams));
     if (!ctx) {
@@ -195,7 +210,7 @@ void drafter::inject() {
 bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     inject();
 
-    const int32_t n_tokens = first_row + n_positions;
+    const int32_t n_tokens = block_is_whole() ? n_block : first_row + n_positions;
 
     std::vector<llama_token> tokens(n_tokens, mask);
     std::vector<llama_pos>   pos(n_tokens);

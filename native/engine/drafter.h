@@ -16,6 +16,8 @@ struct drafter_params {
     int32_t type_k;
     int32_t type_v;
     int32_t n_threads;
+    bool    flash_attn;
+    bool    short_block;
     int32_t n_top;         // candidates of a position that are found where the logits are computed, and features stay there too; 0: on the host
 };
 
@@ -27,6 +29,7 @@ public:
     int32_t block_size()    const { return n_block; }
     int32_t max_positions() const { return n_block - first_row; } // that one forward drafts
     int32_t n_vocab()       const { return n_vocab_; }
+    bool    block_is_whole() const { return whole_block; } // drafting fewer positions takes as long
 
     // Remember the features of rows [n_rows] of the target's last decode, at positions pos, pos + 1, ...
     // rows may be NULL for 0, 1, 2, ...  n_after more positions are about to follow.
@@ -57,6 +60,7 @@ public:
 
 private:
     void check_fits() const;
+    [[noreturn]] void refuse_layer(int32_t il, int32_t n_layer) const;
     void read_layout();
     void make_context(const drafter_params & params);
     void clear(llama_pos at);
@@ -75,7 +79,8 @@ private:
     int32_t     n_top     = 0;
     llama_token mask      = -1;
     bool        is_mrope  = false;
-    bool        is_causal = false; // a block's tokens see those before them only
+    bool        is_causal = false; // a block's tokens see those before them only, in every layer
+    bool        whole_block = true; // always, as in the reference classes; else no longer than is drafted
     int32_t     first_row = 1;     // of the block, from which the first position is drafted
 
     std::vector<int32_t> layers; // target layers whose inputs are features

@@ -32,6 +32,8 @@ extern "C" {
         int32_t type_k;          // ggml_type of the drafter's K cache
         int32_t type_v;          // ggml_type of the drafter's V cache
         int32_t n_threads;       // 0: as many as the target's batches use
+        int32_t flash_attn;      // of the drafter: 1 where it is supported, 0 never
+        int32_t short_block;     // 1: denoise no more positions than are drafted, 0: always the whole block
         int32_t device_outputs;  // find candidates and greedy tokens where logits are computed, so that rows of logits stay
                                  // there: 1 yes, 0 no, -1 where that is a device with memory of its own
         float   synthetic_length; // > 0: for timing only, accept so many tokens a round (mean, bonus included), whatever the

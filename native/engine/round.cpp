@@ -24,8 +24,8 @@ static bool outputs_on_device(const llama_context * target, const llama_dflash_p
 llama_dflash::llama_dflash(llama_context * target, const std::string & path, const llama_dflash_params & params) :
         target(target), params(params), device_outputs(outputs_on_device(target, params)),
         draft(target, path, { params.n_context, params.n_gpu_layers, params.type_k, params.type_v, params.n_threads,
-                device_outputs ? n_wanted(params) : 0 }),
-        budget(device_outputs), synthetic(params.synthetic_length), trees(llama_tree_supported(llama_get_model(target))) {
+                params.flash_attn != 0, params.short_block != 0, device_outputs ? n_wanted(params) : 0 }),
+        budget(device_outputs), synthetic(params.synthetic_length), trees(llama_tree_supported(target)) {
     const int32_t n_nodes  = std::min(n_wanted(params) + 1, (int32_t) llama_n_ubatch(target));
     const int32_t depth    = std::min(draft.max_positions(), n_nodes - 1);
     if (trees && llama_tree_reserve(target, n_nodes, depth) != 0) {
@@ -94,7 +94,7 @@ bool llama_dflash::draft_tree_for(const round_request & request) {
     const bool    chain       = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
     const int32_t n_nodes     = most_nodes(request);
     const int32_t deepest     = std::min({ draft.max_positions(), request.n_max - 1, n_nodes });
-    const int32_t n_positions = params.budget > 0 ? deepest : budget.positions(deepest);
+    const int32_t n_positions = params.budget > 0 || draft.block_is_whole() ? deepest : budget.positions(deepest);
 
     const bool wanted = n_positions > 0 && (params.budget > 0 || budget.wants_draft());
     const bool drafted = wanted && draft.forward(request.root, request.n_past, n_positions);

@@ -50,10 +50,10 @@ public:
         }
     }
 
-    std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t n_wanted) override {
+    std::vector<position_candidates> children(int32_t depth, const std::vector<branch_parent> & parents, int32_t n_wanted) override {
         std::vector<position_candidates> res;
-        for (const llama_token parent : parents) {
-            const float * scores = scores_after(depth, parent);
+        for (const branch_parent & parent : parents) {
+            const float * scores = scores_after(depth, parent.token);
             const bool possible  = scores && std::isfinite(log_mass[depth - 1]);
             res.push_back(possible ? best(scores, depth, n_wanted) : position_candidates());
         }

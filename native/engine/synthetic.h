@@ -31,7 +31,7 @@ class synthetic_scores : public branch_scores {
 public:
     explicit synthetic_scores(branch_scores & scores) : scores(scores) {}
 
-    std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) override {
+    std::vector<position_candidates> children(int32_t depth, const std::vector<branch_parent> & parents, int32_t k) override {
         auto res = scores.children(depth, parents, k);
         synthetic_acceptance::shape(res);
         return res;

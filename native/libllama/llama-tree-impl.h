@@ -38,6 +38,13 @@ bool llama_tree_refuses(const llama_memory_i * mem, const char * func);
 struct llama_tree_compute {
     static int32_t commit(llama_context * ctx, const std::vector<int32_t> & path);
 
+    // Have the graph keep the last layer's output of every token: `whole` if that takes another graph than upstream's.
+    // Returns false, with everything as before, if it can't be had.
+    static bool expose_output(llama_context * ctx, bool whole);
+
     // The logits of the last decode's last graph, where they were computed, or NULL. Valid until the context's next call.
     static ggml_tensor * last_logits(llama_context * ctx);
+
+    // Likewise its outputs' hidden states [n_embd, n_outputs], after the final norm.
+    static ggml_tensor * last_embd(llama_context * ctx);
 };

@@ -81,6 +81,7 @@ size_t llama_tree_kept::n_bytes() const {
 //
 
 ggml_tensor * llm_build_delta_net_base::build_conv(llm_graph_input_rs * inp, ggml_tensor * conv_input, ggml_tensor * conv_kernel) {
+    res->layer_outputs.n_tree_layers++;
     return inp->parents ?
         ggml_ssm_conv_tree(ctx0, conv_input, conv_kernel, inp->parents) :
         ggml_ssm_conv     (ctx0, conv_input, conv_kernel);

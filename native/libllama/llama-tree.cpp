@@ -8,6 +8,7 @@
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
+#include "llama-memory-hybrid.h"
 #include "llama-memory.h"
 #include "llama-model.h"
 
@@ -224,39 +225,54 @@ void llama_kv_cache_iswa::tree_discard() {
 // C API
 //
 
-// Architectures whose create_memory() gives something else than a unified or a sliding-window KV cache.
-static bool has_special_memory(llm_arch arch) {
-    switch (arch) {
-        case LLM_ARCH_MINIMAX_M3:
-        case LLM_ARCH_GLM_DSA:
-        case LLM_ARCH_DEEPSEEK32:
-        case LLM_ARCH_GLM5_NEXT:
-        case LLM_ARCH_HY_V4:
-        case LLM_ARCH_DOTS3NOTE:
-        case LLM_ARCH_DEEPSEEK4:
-        case LLM_ARCH_DFLASH:
-        case LLM_ARCH_EAGLE3:
-        case LLM_ARCH_GEMMA4_ASSISTANT:
-        case LLM_ARCH_QWEN4EXP:
-            return true;
-        default:
-            return false;
+static int32_t n_recurrent_layers(const llama_memory_recurrent & mem) {
+    return (int32_t) std::count_if(mem.r_l.begin(), mem.r_l.end(), [](const ggml_tensor * r) { return r != nullptr; });
+}
+
+int32_t llama_kv_cache::tree_layers() const {
+    return n_stream == 1 && !other ? 0 : -1;
+}
+
+int32_t llama_kv_cache_iswa::tree_layers() const {
+    return std::min(kv_base->tree_layers(), kv_swa->tree_layers());
+}
+
+int32_t llama_memory_recurrent::tree_layers() const {
+    return n_rs_seq == 0 ? n_recurrent_layers(*this) : -1;
+}
+
+int32_t llama_memory_hybrid::tree_layers() const {
+    return mem_attn->tree_layers() == 0 ? mem_recr->tree_layers() : -1;
+}
+
+// Why trees can't be decoded on this context, or NULL.
+static const char * why_no_trees(llama_context * ctx) {
+    const auto & model = ctx->get_model();
+    const llama_memory_t mem = ctx->get_memory();
+    if (mem == nullptr || !ctx->get_cparams().causal_attn || llama_model_has_encoder(&model)) {
+        return "it has no memory of one sequence with causal attention";
     }
+    if (model.hparams.ple_n_heads > 0) {
+        return "its n-gram embeddings look a token's predecessors up by position alone, and siblings share one";
+    }
+    const int32_t n_layers = mem->tree_layers();
+    if (n_layers < 0) {
+        return "its memory is no unified or sliding-window KV cache, alone or beside recurrent states "
+               "(kv_unified = true and n_rs_seq = 0 are needed)";
+    }
+    try {
+        ctx->sched_reserve();
+    } catch (const std::exception &) {
+        return "there is no memory for its graph";
+    }
+    if (ctx->get_gf_res_reserve()->layer_outputs.n_tree_layers != n_layers) {
+        return "its recurrent layers can't compute trees: only Gated DeltaNet layers can";
+    }
+    return nullptr;
 }
 
-// Hybrids whose recurrent layers are all built from the pieces in delta-net-base.cpp.
-static bool has_tree_graph(llm_arch arch) {
-    return arch == LLM_ARCH_QWEN35 || arch == LLM_ARCH_QWEN35MOE || arch == LLM_ARCH_QWEN3NEXT;
-}
-
-bool llama_tree_supported(const llama_model * model) {
-    return model->hparams.causal_attn &&
-        !llama_model_has_encoder(model) &&
-        !llama_model_is_recurrent(model) &&
-        (!llama_model_is_hybrid(model) || has_tree_graph(model->arch)) &&
-        !llama_model_is_diffusion(model) &&
-        model->hparams.ple_n_heads == 0 && // n-gram embeddings look a token's predecessors up by position alone
-        !has_special_memory(model->arch);
+bool llama_tree_supported(llama_context * ctx) {
+    return why_no_trees(ctx) == nullptr;
 }
 
 static double mib(size_t bytes) {
@@ -292,15 +308,6 @@ int32_t llama_tree_reserve(llama_context * ctx, int32_t n_nodes, int32_t depth) 
         return fail("%s", e.what());
     }
     return 0;
-}
-
-bool llama_tree_has_layer_inp(llama_context * ctx, int32_t il) {
-    const auto & hparams = ctx->get_model().hparams;
-    if (il < 0 || il > (int32_t) hparams.n_layer()) {
-        return false;
-    }
-    ctx->sched_reserve();
-    return ctx->get_gf_res_reserve()->get_layer_inp(il) != nullptr;
 }
 
 static int32_t check_parents(const int32_t * parents, int32_t n_nodes) {
@@ -371,8 +378,7 @@ static int32_t begin(llama_context * ctx, const llama_tree_ptr & tree) {
         fail("%s", e.what());
         return -2;
     }
-    return fail("the context keeps one cache per sequence or snapshots of recurrent states: create it with kv_unified = true "
-            "and n_rs_seq = 0 to decode trees");
+    return fail("the memory refuses a tree of %d nodes", tree->n_nodes());
 }
 
 int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t * parents) {
@@ -381,9 +387,8 @@ int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t 
     if (llama_tree_refuses(mem, __func__)) {
         return -1;
     }
-    if (mem == nullptr || !llama_tree_supported(&ctx->get_model()) || !ctx->get_cparams().causal_attn) {
-        return fail("this model or context can't hold a tree (llama_tree_supported: %d, causal attention: %d): verify a chain instead",
-                llama_tree_supported(&ctx->get_model()), ctx->get_cparams().causal_attn);
+    if (const char * reason = why_no_trees(ctx)) {
+        return fail("this context can't hold a tree: %s. Verify a chain instead", reason);
     }
     if (check_batch(ctx, batch) != 0 || check_parents(parents, batch.n_tokens) != 0) {
         return -1;
@@ -448,6 +453,10 @@ int32_t llama_tree_compute::commit(llama_context * ctx, const std::vector<int32_
 
 ggml_tensor * llama_tree_compute::last_logits(llama_context * ctx) {
     return ctx->gf_res_prev_active ? ctx->gf_res_prev_active->get_logits() : nullptr;
+}
+
+ggml_tensor * llama_tree_compute::last_embd(llama_context * ctx) {
+    return ctx->gf_res_prev_active ? ctx->gf_res_prev_active->get_embd() : nullptr;
 }
 
 int32_t llama_tree_commit(llama_context * ctx, const int32_t * path, int32_t n_path) {

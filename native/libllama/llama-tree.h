@@ -17,15 +17,17 @@
 extern "C" {
 #endif
 
-    // True if the memory of the model's architecture can hold a tree. Otherwise the caller verifies chains.
-    LLAMA_API bool llama_tree_supported(const struct llama_model * model);
+    // True if the context's memory can hold a tree and its graph can compute one: it is asked, whatever the architecture.
+    // Otherwise the caller verifies chains.
+    LLAMA_API bool llama_tree_supported(struct llama_context * ctx);
 
     // Make room for trees of up to n_nodes nodes, which hybrid models need beside their caches: llama_tree_decode() does it
     // too, when a tree comes that is larger than any before. Logs how much it is, and what upstream's snapshots of recurrent
     // states (n_rs_seq) would take for trees of that depth. Returns 0, or -1 if there is no memory or a tree is pending.
     LLAMA_API int32_t llama_tree_reserve(struct llama_context * ctx, int32_t n_nodes, int32_t depth);
 
-    // True if the model's graph exposes the input of layer il, which a drafter reads as a feature.
+    // True if the model's graph exposes the input of layer il, which a drafter reads as a feature; il = n_layer is the output
+    // of the last layer, before the final norm. Ask before llama_set_embeddings_layer_inp(), which aborts where it is false.
     LLAMA_API bool llama_tree_has_layer_inp(struct llama_context * ctx, int32_t il);
 
     // Decode the nodes of `batch` (tokens of one sequence, at most n_ubatch) in one forward.

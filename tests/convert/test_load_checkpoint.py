@@ -83,6 +83,20 @@ def test_every_kind_drafts(target, tmp_path, case, layers, settings):
     llm.close()
 
 
+def test_a_folder_with_a_gguf_file_is_as_good_as_the_file(target, checkpoint, tmp_path):
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")  # some repositories have the original's beside the GGUF file
+    file = convert_checkpoint(checkpoint, target, folder / "drafter-bf16.gguf")
+    llm = Llama(str(target), draft_model=DFlashDraft(folder, budget=12), **SETTINGS)
+    text(llm)
+    assert llm.speculative_stats.accepted > 0
+    llm.close()
+    (folder / "drafter-q8_0.gguf").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match="holds 2 GGUF files .drafter-bf16.gguf, drafter-q8_0.gguf.: name the one"):
+        Llama(str(target), draft_model=folder, **SETTINGS)
+
+
 def test_it_is_converted_once(target, checkpoint, cached, monkeypatch):
     first = cache.converted(checkpoint, target)
     monkeypatch.setattr(cache, "_convert", lambda *_: pytest.fail("converted again"))

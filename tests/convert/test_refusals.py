@@ -43,7 +43,7 @@ def refusal(target, tmp_path):
         (dict(vocab_size=500), "vocabulary of 500 tokens, the target "),
         (dict(num_target_layers=64), "for a target of 64 layers, "),
         (dict(dflash_config={**DFLASH, "target_layer_ids": [1, 4]}), "reads the target's layer 4, "),
-        (dict(dflash_config={**DFLASH, "target_layer_ids": [-1, 2]}), "reads the target's layer -1, "),
+        (dict(dflash_config={**DFLASH, "target_layer_ids": [-2, 2]}), "reads the target's layer -2, "),
         (dict(dflash_config={**DFLASH, "target_layer_ids": []}), "names no target layers"),
         (
             dict(dflash_config={**DFLASH, "target_layer_ids": [0, 1, 2]}),
@@ -58,7 +58,28 @@ def refusal(target, tmp_path):
         (dict(intermediate_size=100), "layers.0.mlp.gate_proj.weight has shape [96, 64], expected [100, 64]"),
         (dict(head_dim=16), "layers.0.self_attn.q_proj.weight has shape [128, 64], expected [64, 64]"),
         (dict(quantization_config={"quant_method": "fp8"}), "the checkpoint is quantised"),
-        (dict(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "yarn without original_max_position_embeddings"),
+        (dict(rope_scaling={"rope_type": "yarn"}), "scales positions by yarn without factor"),
+        (dict(rope_scaling={"rope_type": "dynamic", "factor": 2.0}), "rope_type = 'dynamic', expected one of default, "),
+        (dict(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "scales positions by llama3 without low_freq_factor"),
+        (
+            dict(rope_scaling={"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}),
+            "partial_rotary_factor = 0.5 with rope_type = 'linear'",
+        ),
+        (dict(hidden_act="tanh"), "hidden_act = 'tanh', expected one of silu, "),
+        (dict(attention_bias=True), "lacks layers.0.self_attn.q_proj.bias, "),
+        (dict(mlp_bias=True), "mlp_bias = True, which changes what the drafter computes"),
+        (dict(log_snr_conditioning=True), "log_snr_conditioning = True, which changes what the drafter computes"),
+        (dict(layer_types=["full_attention", "linear_attention"]), "a layer of type 'linear_attention', expected"),
+        (dict(layer_types=["full_attention"]), "layer_types = ['full_attention'], expected one for each of 2 layers"),
+        (dict(is_causal="yes"), "is_causal = 'yes', expected true or false"),
+        (
+            dict(is_causal=True, dflash_config={**DFLASH, "causal": False}),
+            "contradicts itself: is_causal = True, dflash_config.causal = False",
+        ),
+        (dict(dflash_config={**DFLASH, "new_trick": 3}), "new_trick = 3 in dflash_config, a setting that is not known"),
+        (dict(dflash_config={**DFLASH, "projector_type": "domino"}), "projector_type = 'domino' for a DFlash drafter"),
+        (dict(speculators_model_type="eagle3"), "speculators_model_type 'eagle3', expected dflash, dflash2, dspark"),
+        (dict(architectures=["Qwen35DSparkModel"]), "the gated attention of this class"),
         (dict(block_size="x"), "block_size = 'x', expected 2 to 1024"),
         (dict(dflash_config={**DFLASH, "block_size": 1}), "block_size = 1, expected 2 to 1024"),
         (
@@ -75,7 +96,8 @@ def test_a_config_of_something_else(tmp_path, refusal, changes, message):
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("dspark", dict(markov_head_type="gated"), "markov_head_type = 'gated'"),
+        ("dspark", dict(markov_head_type="gated"), "lacks markov_head.gate_proj.weight, "),
+        ("dspark", dict(markov_head_type="grand"), "markov_head_type = 'grand', expected one of vanilla, gated, rnn"),
         ("dspark", dict(draft_vocab_size=40), "lacks d2t"),
         ("dspark-gemma4", dict(attention_k_eq_v=False), "attention_k_eq_v = False"),
         ("dspark-gemma4", dict(tie_word_embeddings=False), "lacks lm_head.weight"),

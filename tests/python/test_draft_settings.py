@@ -18,7 +18,7 @@ PROMPT = list(b"the digits: 0123")
 
 def test_settings_have_the_documented_defaults():
     draft = DFlashDraft("drafter.gguf")
-    assert dataclasses.astuple(draft) == ("drafter.gguf", "auto", "tree", 4096, None, None, None, None, None)
+    assert dataclasses.astuple(draft) == ("drafter.gguf", "auto", "tree", 4096, None, None, None, "whole", True, None, None)
 
 
 def test_a_path_object_is_as_good_as_a_string(tmp_path):
@@ -45,6 +45,8 @@ def test_settings_are_values(pair):
         (dict(budget=2**40), "budget is 1099511627776"),
         (dict(mode="star"), 'mode is \'star\', expected "tree" or "chain"'),
         (dict(mode=None), "mode is None"),
+        (dict(block="half"), 'block is \'half\', expected "whole" or "short"'),
+        (dict(flash_attn=1), "flash_attn is 1, expected True or False"),
         (dict(context=0), "context is 0"),
         (dict(context="4096"), "context is '4096'"),
         (dict(n_gpu_layers=-2), "n_gpu_layers is -2"),

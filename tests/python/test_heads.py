@@ -227,7 +227,7 @@ def lattice_children(block, base, top_k, first_row):
 def test_a_selectors_tree_with_layers_at_work(loaded, budget):
     llm, _, drafter = loaded(head="selector", head_std=0.5, std=0.2, budget=budget, block_size=8)
     n_positions = min(7, budget)
-    block = UpstreamBlock(llm, drafter, features(llm, len(PROMPT), (1, 2)), ROOT, MASK, n_positions + 1)
+    block = UpstreamBlock(llm, drafter, features(llm, len(PROMPT), (1, 2)), ROOT, MASK, 8)
     base = llm._engine.logprobs(ROOT, len(PROMPT), n_positions, N_VOCAB)
     assert np.abs(base[1] - base[2]).max() > 1e-3
     assert_same_tree(draft(llm), best_branches(lattice_children(block, base, 5, 1), ROOT, n_positions, budget))

@@ -22,6 +22,14 @@ _lib.llama_tree_reserve.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_in
 _lib.llama_tree_supported.argtypes = [ctypes.c_void_p]
 _lib.llama_tree_supported.restype = ctypes.c_bool
 _lib.llama_tree_last_error.restype = ctypes.c_char_p
+_lib.llama_tree_has_layer_inp.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_lib.llama_tree_has_layer_inp.restype = ctypes.c_bool
+# of llama-ext.h, which is C++: void (llama_context *, uint32_t, bool) and float * (llama_context *, uint32_t)
+_set_layer_inp = _lib["_Z30llama_set_embeddings_layer_inpP13llama_contextjb"]
+_set_layer_inp.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool]
+_get_layer_inp = _lib["_Z30llama_get_embeddings_layer_inpP13llama_contextj"]
+_get_layer_inp.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
+_get_layer_inp.restype = ctypes.POINTER(ctypes.c_float)
 
 
 @llama_cpp.llama_log_callback
@@ -53,6 +61,7 @@ class Config:
     swa_full: bool = False
     n_seq: int = 1
     n_rs_seq: int = 0
+    unified: bool = True
     n_gpu_layers: int = 0
 
     def __str__(self) -> str:
@@ -63,7 +72,8 @@ class Config:
 class Context:
     """Decodes tokens of sequence 0 one by one or as a tree, and copies its memory."""
 
-    def __init__(self, model_path: Path, config: Config, n_ctx: int = 512):
+    def __init__(self, model_path: Path, config: Config, n_ctx: int = 512, on_tensor=None):
+        """on_tensor: a ggml_backend_sched_eval_callback that sees every tensor of a graph."""
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = config.n_gpu_layers
         self.model = llama_cpp.llama_model_load_from_file(str(model_path).encode(), params)
@@ -74,16 +84,19 @@ class Context:
         c.n_threads = c.n_threads_batch = 1
         c.n_seq_max = config.n_seq
         c.n_rs_seq = config.n_rs_seq
-        c.kv_unified = True
+        c.kv_unified = config.unified
         c.swa_full = config.swa_full
         c.type_k = config.kv
         c.type_v = config.kv if config.flash else llama_cpp.GGML_TYPE_F16  # a quantised V needs flash attention
         c.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if config.flash else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
+        if on_tensor is not None:
+            c.cb_eval = on_tensor
         self.ctx = llama_cpp.llama_init_from_model(self.model, c)
         assert self.ctx
         self.memory = llama_cpp.llama_get_memory(self.ctx)
+        self.n_embd = llama_cpp.llama_model_n_embd(self.model)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
 
     def close(self) -> None:
@@ -117,6 +130,19 @@ class Context:
     def decode_each(self, tokens, seq: int = 0) -> np.ndarray:
         """One forward a token, as plain decoding does. Returns their logits [len(tokens), n_vocab]."""
         return np.concatenate([self.decode([t], seq) for t in tokens]) if tokens else np.zeros((0, self.n_vocab))
+
+    def has_layer_input(self, layer: int) -> bool:
+        return _lib.llama_tree_has_layer_inp(self.ctx, layer)
+
+    def want_layer_inputs(self, layers) -> None:
+        for layer in layers:
+            assert self.has_layer_input(layer), f"the input of layer {layer} can't be had"
+            _set_layer_inp(self.ctx, layer, True)
+
+    def layer_input(self, layer: int, n_tokens: int) -> np.ndarray:
+        """Of the last decode's tokens: [n_tokens, n_embd]."""
+        p = _get_layer_inp(self.ctx, layer)
+        return np.ctypeslib.as_array(p, shape=(n_tokens, self.n_embd)).copy()
 
     def tree_reserve(self, n_nodes: int, depth: int) -> int:
         return _lib.llama_tree_reserve(self.ctx, n_nodes, depth)

@@ -112,7 +112,7 @@ def test_while_pending_every_other_call_fails_and_harms_nothing(ready, tmp_path)
 
 
 def test_support_is_told_by_the_model(ready):
-    assert _lib.llama_tree_supported(ready.model)
+    assert _lib.llama_tree_supported(ready.ctx)
 
 
 def changes_by_file() -> dict[str, list[str]]:

@@ -256,7 +256,7 @@ def test_a_full_context_refuses_the_tree_and_keeps_the_memory(contexts):
 def test_models_without_tree_graphs_say_so(tmp_path):
     context = Context(write_recurrent(tmp_path / "mamba.gguf"), Config("mamba"))
     try:
-        assert not _lib.llama_tree_supported(context.model)
+        assert not _lib.llama_tree_supported(context.ctx)
         assert context.tree_decode([5, 6], [-1, 0]) == -1
         assert "can't hold a tree" in context.error()
     finally:

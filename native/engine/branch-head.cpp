@@ -1,17 +1,17 @@
-// DSpark: a Markov head adds a term of the token before to the logits of a position.
+// DSpark and Domino: the head adds a term of the tokens before in the branch to the logits of a position.
 
 #include "drafter-head.h"
 
-#include "llama-markov-head.h"
+#include "llama-branch-head.h"
 
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
 namespace {
-class markov_head : public drafter_head {
+class branch_head : public drafter_head {
 public:
-    markov_head(llama_markov_head * head, bool from_anchor) : head(head), from_anchor(from_anchor) {}
+    branch_head(llama_branch_head * head, bool from_anchor) : head(head), from_anchor(from_anchor) {}
 
     int32_t n_top()               const override { return 1; } // only so that the rows stay where they are
     bool    samples_from_anchor() const override { return from_anchor; }
@@ -22,12 +22,16 @@ public:
     }
 
     // The probabilities are of the whole vocabulary, normalised anew for every parent.
-    std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) override {
+    std::vector<position_candidates> children(int32_t depth, const std::vector<branch_parent> & parents, int32_t k) override {
+        std::vector<llama_branch_parent> nodes;
+        for (const branch_parent & parent : parents) {
+            nodes.push_back({ parent.token, parent.before });
+        }
         std::vector<float> entries(parents.size()*2*k);
-        const int32_t ret = llama_markov_head_children(
-                head.get(), ctx, first_row + depth - 1, parents.data(), (int32_t) parents.size(), k, entries.data());
+        const int32_t ret = llama_branch_head_children(
+                head.get(), ctx, first_row + depth - 1, depth, nodes.data(), (int32_t) nodes.size(), k, entries.data());
         if (ret != 0) {
-            throw std::runtime_error("the drafter's Markov head failed with " + std::to_string(ret) + " at depth " +
+            throw std::runtime_error("the drafter's head failed with " + std::to_string(ret) + " at depth " +
                     std::to_string(depth) + ", for " + std::to_string(parents.size()) + " nodes");
         }
         std::vector<position_candidates> res;
@@ -38,9 +42,9 @@ public:
     }
 
 private:
-    struct deleter { void operator()(llama_markov_head * h) const { llama_markov_head_free(h); } };
+    struct deleter { void operator()(llama_branch_head * h) const { llama_branch_head_free(h); } };
 
-    std::unique_ptr<llama_markov_head, deleter> head;
+    std::unique_ptr<llama_branch_head, deleter> head;
     const bool      from_anchor;
     llama_context * ctx       = nullptr;
     int32_t         first_row = 0;
@@ -54,7 +58,7 @@ static bool samples_from_anchor(const llama_model * model) {
     return !is_said || strcmp(text, "true") == 0;
 }
 
-std::unique_ptr<drafter_head> take_markov_head(llama_model * model) {
-    llama_markov_head * head = llama_markov_head_take(model);
-    return head ? std::make_unique<markov_head>(head, samples_from_anchor(model)) : nullptr;
+std::unique_ptr<drafter_head> take_branch_head(llama_model * model, const llama_model * target) {
+    llama_branch_head * head = llama_branch_head_take(model, target);
+    return head ? std::make_unique<branch_head>(head, samples_from_anchor(model)) : nullptr;
 }
