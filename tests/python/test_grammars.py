@@ -12,7 +12,7 @@ from llama_dflash.grammars import GrammarError, check_grammar, raise_grammar_err
 from llama_dflash.json_schemas import repetition
 
 import llama_cpp
-from llama_cpp import LlamaGrammar
+from llama_cpp import LlamaGrammar, _internals
 
 PROMPT = "the digits: 0123"
 WRONG = [
@@ -108,31 +108,61 @@ ITEMS = st.recursive(
 )
 
 
+class Sampler:
+    """A chain of nothing but a grammar."""
+
+    def __init__(self, llm, grammar):
+        self._chain, self._n_vocab = _internals.LlamaSampler(), llm.n_vocab()
+        self._chain.add_grammar(llm._model, LlamaGrammar.from_string(grammar))
+
+    def allowed(self):
+        return allowed(self._chain.sampler, self._n_vocab)
+
+    def accept(self, token):
+        self._chain.accept(token)
+
+    def copy(self):
+        copy = Sampler.__new__(Sampler)
+        copy._chain, copy._n_vocab = self._chain.clone(), self._n_vocab
+        return copy
+
+    def reset(self):
+        self._chain.reset()
+
+    def close(self):
+        self._chain.close()
+
+
+MANY = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def draw_token(data, llm, tokens):
+    return data.draw(st.sampled_from(sorted(tokens))) if tokens - {llm.token_eos()} else None
+
+
 @given(ITEMS, st.data())
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@MANY
 def test_a_copy_of_a_grammars_sampler_goes_on_as_the_original(plain, item, data):
-    llm = plain
-    vocab, n_vocab = llm._model.vocab, llm.n_vocab()
-    sampler = llama_cpp.llama_sampler_init_grammar(vocab, f"root ::= {item}".encode(), b"root")
-    assert sampler
+    original = Sampler(plain, f"root ::= {item}")
+    first = original.allowed()
     for _ in range(data.draw(st.integers(0, 4))):
-        tokens = sorted(allowed(sampler, n_vocab) - {llm.token_eos()})
-        if not tokens:
+        token = draw_token(data, plain, original.allowed() - {plain.token_eos()})
+        if token is None:
             break
-        llama_cpp.llama_sampler_accept(sampler, data.draw(st.sampled_from(tokens)))
-    copy = llama_cpp.llama_sampler_clone(sampler)
-    expected = allowed(sampler, n_vocab)
-    more = sorted(expected - {llm.token_eos()})
-    if more:
-        token = data.draw(st.sampled_from(more))
-        llama_cpp.llama_sampler_accept(sampler, token)
-    after = allowed(sampler, n_vocab)
-    llama_cpp.llama_sampler_free(sampler)
-    assert allowed(copy, n_vocab) == expected, "whatever became of the original"
-    if more:
-        llama_cpp.llama_sampler_accept(copy, token)
-        assert allowed(copy, n_vocab) == after
-    llama_cpp.llama_sampler_free(copy)
+        original.accept(token)
+    copy, expected = original.copy(), original.allowed()
+    token = draw_token(data, plain, expected - {plain.token_eos()})
+    if token is not None:
+        original.accept(token)
+    after = original.allowed()
+    original.close()
+    assert copy.allowed() == expected, "whatever became of the original"
+    if token is not None:
+        copy.accept(token)
+        assert copy.allowed() == after
+    copy.reset()
+    assert copy.allowed() == first
+    copy.close()
     raise_grammar_error()
 
 
