@@ -3,8 +3,6 @@
     uvicorn --factory llama_dflash.server.app:create_app    # settings from the environment: MODEL, DRAFT_MODEL, ...
 """
 
-from __future__ import annotations
-
 from typing import Any, AsyncIterator, Dict, List, Optional
 
 from . import check_installed
@@ -12,7 +10,7 @@ from . import check_installed
 check_installed()
 
 import llama_cpp  # noqa: E402
-from fastapi import FastAPI, Response  # noqa: E402
+from fastapi import Depends, FastAPI, Response  # noqa: E402
 from fastapi.middleware.cors import CORSMiddleware  # noqa: E402
 from starlette.concurrency import run_in_threadpool  # noqa: E402
 
@@ -47,7 +45,8 @@ SETTINGS = {
 
 _authenticate, _get_llama_proxy = upstream.authenticate, upstream.get_llama_proxy  # that the routes depend on
 _prepare = upstream.prepare_request_resources
-_OURS = ("/v1/models",)  # routes of upstream's that wait for the model
+# routes of upstream's that wait for the model, or have everybody wait for them
+_OURS = ("/v1/models", "/extras/tokenize", "/extras/tokenize/count", "/extras/detokenize")
 
 
 def create_app(
@@ -75,8 +74,10 @@ def create_app(
 
     proxy: LlamaProxy = upstream._llama_proxy
     queue = Queue(found.max_queue)
+    app.router.route_class = upstream.RouteErrorHandler  # of the routes that follow
     _use(app, proxy, queue, found.interrupt_requests)
     _add_routes(app, proxy, queue)
+    _add_token_routes(app)
     words = requests.Words(proxy.models, found.accept_any_model, media)
     routes = [getattr(route, "path", "") for route in (*upstream.router.routes, *app.routes)]
     # the last one added is the first one asked
@@ -135,3 +136,29 @@ def _add_routes(app: FastAPI, proxy: LlamaProxy, queue: Queue) -> None:
     async def models() -> upstream.ModelList:
         data = [{"id": name, "object": "model", "owned_by": "me", "permissions": []} for name in proxy.models]
         return {"object": "list", "data": data}
+
+
+def _add_token_routes(app: FastAPI) -> None:
+    """Upstream's, but beside the event loop: a text of 30 MB is half a minute's work."""
+    tags, the_model = [upstream.extras_tag], Depends(_get_llama_proxy)
+
+    @app.post("/extras/tokenize", summary="Tokenize", tags=tags)
+    def tokenize(body: upstream.TokenizeInputRequest, proxy: LlamaProxy = the_model) -> upstream.TokenizeInputResponse:
+        tokens = proxy(body.model).tokenize(body.input.encode("utf-8"), special=True)
+        return upstream.TokenizeInputResponse(tokens=tokens)
+
+    @app.post("/extras/tokenize/count", summary="Tokenize Count", tags=tags)
+    def count(body: upstream.TokenizeInputRequest, proxy: LlamaProxy = the_model) -> upstream.TokenizeInputCountResponse:
+        tokens = proxy(body.model).tokenize(body.input.encode("utf-8"), special=True)
+        return upstream.TokenizeInputCountResponse(count=len(tokens))
+
+    @app.post("/extras/detokenize", summary="Detokenize", tags=tags)
+    def detokenize(body: upstream.DetokenizeInputRequest, proxy: LlamaProxy = the_model) -> upstream.DetokenizeInputResponse:
+        llama = proxy(body.model)
+        for i, token in enumerate(body.tokens):
+            if not 0 <= token < llama.n_vocab():
+                raise errors.WrongRequest(
+                    f"tokens.{i}: found {token}, expected the numbers of tokens, 0 to {llama.n_vocab() - 1}", f"tokens.{i}"
+                )
+        text = llama.detokenize(body.tokens).decode("utf-8", errors="replace")
+        return upstream.DetokenizeInputResponse(text=text)

@@ -36,8 +36,8 @@ class Bodies:
             body = await _read(scope, receive, self._max_bytes)
             if body is None:
                 return log_departure(scope)
-            # large ones beside the event loop, which has other clients
-            body = await run_in_threadpool(self._checked, scope, body) if len(body) > 1 << 16 else self._checked(scope, body)
+            # all but the smallest beside the event loop, which has other clients: JSON schemas can be a lot of work
+            body = await run_in_threadpool(self._checked, scope, body) if len(body) > 1 << 11 else self._checked(scope, body)
         except Exception as error:  # WrongRequest and what else `translate` raises
             return await self._refuse(error, scope, receive, send)
         await self._app({**scope, "headers": _with_length(scope["headers"], len(body))}, _replay(body, receive), send)
