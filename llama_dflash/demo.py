@@ -214,7 +214,7 @@ def write(llm: Llama, prompt: Sequence[int], max_tokens: int, run: Run) -> Itera
             tree, i = llm.last_tree, 0
             if len(tree.tokens) > 1:
                 run.tree = tree
-        drafted = tree is not None and i < len(tree.sampled) - 1
+        drafted = tree is not None and tree.drafted(i)
         if run.tokens:
             run.n_timed += 1
             run.seconds += seconds

@@ -1,9 +1,12 @@
 """`Llama`: llama_cpp.Llama that speculates with draft trees when `draft_model` names a DFlash drafter.
 
 What differs from the stock class is one loop: `_speculate`. The prompt is evaluated and the first token sampled by
-the stock `generate`; from then on every round asks the engine (native/engine) for a draft tree, its verification in
-one forward of the target, and the accepted path. Rounds: DFlash (arXiv 2602.06036) drafts, DDTree (arXiv 2604.12989)
-trees, both verified as in SpecInfer (arXiv 2305.09781).
+the stock `generate`; from then on every round asks the engine (native/engine) for a draft tree and its verification in
+one forward of the target, then for one token after the other of the accepted path. Rounds: DFlash (arXiv 2602.06036)
+drafts, DDTree (arXiv 2604.12989) trees, both verified as in SpecInfer (arXiv 2305.09781).
+
+A token is sampled when the caller asks for it, so that no sampler, processor or memory is ever ahead of what the caller
+has seen: whatever else is called in between first settles the round (`_settle`), and the text goes on as plain decoding's.
 """
 
 from __future__ import annotations
@@ -16,22 +19,24 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, TypeVar, Union
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
+from llama_cpp import _internals as internals
 from llama_cpp.llama_speculative import LlamaDraftModel
 
-from . import json_schemas
-from ._engine import ABANDON, DONE, NO_ROOM, Engine
+from . import _engine, json_schemas
+from ._closed import close_for_good
+from ._engine import DONE, NO_ROOM, Engine
 from .checkpoints import Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
 from .grammars import check_grammar, raise_grammar_error
 from .messages import plain_messages
 from .stats import DraftTree, SpeculativeStats
-from .turns import Turns, in_turn
+from .turns import Turns
 
 json_schemas.install()
 
@@ -41,14 +46,16 @@ _UNLIMITED = 2**31 - 1
 CHECKPOINT_BYTES = 512 << 20  # the default: three checkpoints of a 27B hybrid, or a few hundred of a small one
 
 
-@dataclass
-class _Step:
-    """Tokens sampled at once, from after position n_past on, of which the caller sees one at a time."""
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-    n_past: int
-    evaluated: List[int]  # evaluated[i] is the token that sampled[i] was sampled after, at position n_past + i
-    sampled: List[int]
-    logits: Optional[List[npt.NDArray[np.single]]]  # [n_vocab] each, where somebody wants to see them
+
+@dataclass(frozen=True)
+class _Walk:
+    """A round whose tokens are being sampled, one when it is asked for. Nodes not reached yet wait in the memory."""
+
+    engine: Engine
+    n_past: int  # tokens before its root
+    tree: DraftTree
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,45 @@ class _Request:
     """What every step of a generation needs to know."""
 
     settings: Dict[str, Any]  # of the sampler
-    greedy: bool  # the sampler is a plain argmax
-    follows: bool  # logits processors look at _input_ids
     wants_logits: bool  # somebody looks at the logits of every token
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    token: int
+    logits: Optional[npt.NDArray[np.single]]  # [n_vocab] that it was sampled from, where somebody wants to see them
+
+
+class _Sampler(internals.LlamaSampler):
+    """The stock sampler; one that fails raises RuntimeError. (A C++ exception would end the process.)"""
+
+    is_argmax: bool = False  # the engine may take the largest logit itself
+
+    def sample(self, ctx: internals.LlamaContext, idx: int = -1) -> int:
+        return _engine.sample(self.sampler, ctx.ctx, idx)
+
+
+def _by_itself(method: Method) -> Method:
+    """A call that is no part of a generation: it has a turn of its own, and finds the memory as plain decoding leaves it."""
+
+    @functools.wraps(method)
+    def call(self: Llama, *args: Any, **kwargs: Any) -> Any:
+        with self._turns.turn(method.__name__):
+            self._settle()
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _of_the_vocabulary(method: Method) -> Method:
+    """A call that looks at the vocabulary or the settings only: any thread may make it at any time."""
+
+    @functools.wraps(method)
+    def call(self: Llama, *args: Any, **kwargs: Any) -> Any:
+        with self._turns.use(method.__name__):
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
 
 
 class Llama(llama_cpp.Llama):
@@ -73,8 +116,10 @@ class Llama(llama_cpp.Llama):
 
     _engine: Optional[Engine] = None
     _checkpoints: Optional[Checkpoints] = None  # of a target whose memory can't be cut back: recurrent, at least in part
-    _step: Optional[_Step] = None  # the tokens that a generation is handing out; None once anything else happened
+    _walk: Optional[_Walk] = None  # the round that is going on
+    _n_live: int = 1  # so many of the last tokens in memory have logits, unless _requires_eval
     _max_tokens: Optional[int] = None  # what the next generation's caller will take
+    _in_processor: bool = False  # a logits processor is running
     _processor_error: Optional[BaseException] = None
     _n_prompt: int = 0  # tokens of the current or last generation
     _n_completion: int = 0
@@ -118,23 +163,28 @@ class Llama(llama_cpp.Llama):
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
         if not isinstance(draft_model, DFlashDraft):
-            super().__init__(model_path, draft_model=draft_model, **kwargs)
-            self._keep_checkpoints()
+            self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
 
         gguf_draft = draft_model.converted_for(model_path)
         gguf_draft.check_file()
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
-        super().__init__(model_path, **kwargs)  # without draft_model, which would keep all logits
+        self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
         self.draft_model = draft_model
-        self._keep_checkpoints()
         if not self.model_params.vocab_only:
             try:
                 self._load_drafter(gguf_draft)
             except BaseException:
                 self.close()
                 raise
+
+    def _load_target(self, model_path: str, **kwargs: Any) -> None:
+        if os.path.isfile(model_path):  # else the stock class says so
+            _engine.check_model(model_path)
+        with _engine.no_abort():
+            super().__init__(model_path, **kwargs)
+        self._keep_checkpoints()
 
     def _load_drafter(self, draft: DFlashDraft) -> None:
         self._engine = Engine(self.ctx, draft, n_gpu_layers=self.model_params.n_gpu_layers)
@@ -158,9 +208,39 @@ class Llama(llama_cpp.Llama):
             self._stack.callback(self._checkpoints.clear)
 
     def close(self) -> None:
-        """Frees the model, once no other thread is in the middle of using it."""
-        with self._turns.turn(last=True):
+        """Frees the model, once no other thread is in the middle of using it. Whatever is called afterwards raises
+        RuntimeError, a stream that is read on too; closing again does nothing."""
+        if self._in_processor:
+            raise RuntimeError("close: a logits processor can't close the Llama that is calling it. Close it after the generation")
+        with self._turns.last_turn():
+            self._walk = None
             super().close()
+            close_for_good(getattr(self, "_model", None), getattr(self, "_ctx", None))
+
+    tokenize = _of_the_vocabulary(llama_cpp.Llama.tokenize)
+    detokenize = _of_the_vocabulary(llama_cpp.Llama.detokenize)
+    tokenizer = _of_the_vocabulary(llama_cpp.Llama.tokenizer)
+    n_ctx = _of_the_vocabulary(llama_cpp.Llama.n_ctx)
+    n_embd = _of_the_vocabulary(llama_cpp.Llama.n_embd)
+    n_vocab = _of_the_vocabulary(llama_cpp.Llama.n_vocab)
+    pooling_type = _of_the_vocabulary(llama_cpp.Llama.pooling_type)
+    token_bos = _of_the_vocabulary(llama_cpp.Llama.token_bos)
+    token_eos = _of_the_vocabulary(llama_cpp.Llama.token_eos)
+    token_nl = _of_the_vocabulary(llama_cpp.Llama.token_nl)
+
+    @property
+    def ctx(self) -> llama_cpp.llama_context_p:
+        """The context, for llama.cpp's own functions. Its memory is that of plain decoding when this is read, if no other
+        thread is generating."""
+        self._turns.check_open("ctx")
+        if self._walk is not None and not self._in_processor and self._turns.is_mine():
+            self._settle()
+        return self._ctx.ctx
+
+    @property
+    def model(self) -> llama_cpp.llama_model_p:
+        self._turns.check_open("model")
+        return self._model.model
 
     # ---------------------------------------------------------------- what happened
 
@@ -198,7 +278,7 @@ class Llama(llama_cpp.Llama):
 
     # ---------------------------------------------------------------- evaluating
 
-    @in_turn
+    @_by_itself
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluates tokens after the first n_tokens ones.
 
@@ -208,9 +288,10 @@ class Llama(llama_cpp.Llama):
         Raises:
             RuntimeError: If the context is full.
         """
+        if len(tokens) > 0:
+            self._n_live = ((len(tokens) - 1) % self.n_batch) + 1 if self._logits_all else 1  # of the last batch
         if self._engine is None and self._checkpoints is None:
             return super().eval(tokens)
-        self._step = None
         self._cut_back(self.n_tokens)
         if self._checkpoints is not None and self._engine is None and self.draft_model is not None and len(tokens) > 1:
             self._checkpoints.before_draft(self._input_ids)
@@ -218,6 +299,7 @@ class Llama(llama_cpp.Llama):
         for batch in self._batches(tokens):
             n_past = self.n_tokens
             super().eval(batch)
+            self._n_live = len(batch) if self._logits_all else 1
             if self._engine is not None:
                 self._engine.observe(n_past, len(batch), n_end - self.n_tokens)
             if self._checkpoints is not None:
@@ -261,48 +343,97 @@ class Llama(llama_cpp.Llama):
         self.n_tokens = n_restored
         self._requires_eval = True
 
-    @in_turn
-    def sample(self, *args: Any, **kwargs: Any) -> int:
+    @_by_itself
+    def sample(self, *args: Any, idx: Optional[int] = None, **kwargs: Any) -> int:
         """Samples a token as llama_cpp.Llama.sample does.
 
         Raises:
             Exception: What a logits processor raised. (The stock class prints it and goes on.)
         """
-        if self._engine is not None and self._requires_eval and self.n_tokens > 0:
-            # the last forward was over a draft tree, or a state was loaded: nobody has the last token's logits
-            self.n_tokens -= 1
-            self.eval(self.input_ids[self.n_tokens : self.n_tokens + 1].tolist())
-        token = super().sample(*args, **kwargs)
+        last = self.n_tokens - 1 if idx is None else idx
+        n_after = self.n_tokens - 1 - last
+        if self.n_tokens > 0 and (self._requires_eval or n_after >= self._n_live):
+            # the last forward was over a draft tree, or a state was loaded, or others were evaluated since: nobody has the
+            # token's logits any more
+            self.n_tokens = last
+            self.eval(self.input_ids[last : last + 1].tolist())
+        token = super().sample(*args, idx=idx, **kwargs)
         self._raise_processor_error()
         return token
 
-    embed = in_turn(llama_cpp.Llama.embed)
+    embed = _by_itself(llama_cpp.Llama.embed)
 
-    @in_turn
+    @_by_itself
     def reset(self) -> None:
         """Forgets all tokens."""
-        self._step = None
         super().reset()
         if self._checkpoints is not None:
             self._checkpoints.clear()
 
+    def _settle(self) -> None:
+        """Ends the round that is going on, if there is one: the memory then holds the text before the token that was handed
+        out last, as in plain decoding."""
+        walk = self._walk
+        if walk is None:
+            return
+        if self._in_processor:
+            raise RuntimeError("a logits processor can't use the memory of the Llama that is calling it")
+        self._walk = None
+        if walk.engine.closed:  # which drops what was not settled
+            n_in_memory = walk.n_past
+        else:
+            with self._remembering_no_more():
+                n_in_memory = walk.engine.settle()
+        self.n_tokens = min(self.n_tokens, n_in_memory)
+        self._grown(walk, n_in_memory)
+
+    def _grown(self, walk: _Walk, n_in_memory: int) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.grown(walk.n_past, n_in_memory)
+
+    @contextlib.contextmanager
+    def _remembering_no_more(self) -> Iterator[None]:
+        """After an error n_tokens is what is really in memory, if that is less: nothing, where a recurrent state was lost."""
+        try:
+            yield
+        except RuntimeError:
+            walk, self._walk = self._walk, None
+            with contextlib.suppress(RuntimeError):
+                self._engine.settle()  # a sampler may have failed: what was handed out stays
+            n_in_memory = llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, 0) + 1
+            if walk is not None:
+                self._grown(walk, n_in_memory)
+            if n_in_memory < self.n_tokens:
+                self.n_tokens, self._requires_eval = n_in_memory, True
+                if self._checkpoints is not None:
+                    self._checkpoints.truncate(n_in_memory)
+            raise
+
     # ---------------------------------------------------------------- the sampler
 
     def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
-        """The stock sampler, with processors whose exceptions do not get lost in C, and with grammars that were checked."""
+        """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says
+        whether it is an argmax, which the engine may then take itself."""
         self._processor_error = None
-        check_grammar(kwargs.get("grammar"), self._model.vocab)
+        settings = inspect.signature(llama_cpp.Llama._init_sampler).bind(self, *args, **kwargs).arguments
+        check_grammar(settings.get("grammar"), self._model.vocab)
+        is_argmax = logits_processor is None and self._is_argmax(settings)
         if logits_processor is not None:
             logits_processor = LogitsProcessorList([self._kept_error(p) for p in logits_processor])
-        return super()._init_sampler(*args, logits_processor=logits_processor, **kwargs)
+        sampler = super()._init_sampler(*args, logits_processor=logits_processor, **kwargs)
+        sampler.__class__, sampler.is_argmax = _Sampler, is_argmax
+        return sampler
 
     def _kept_error(self, processor: Callable) -> Callable:
         def process(input_ids: npt.NDArray[np.intc], scores: npt.NDArray[np.single]) -> npt.NDArray[np.single]:
             if self._processor_error is None:
+                self._in_processor = True
                 try:
                     return np.broadcast_to(np.asarray(processor(input_ids, scores), dtype=np.single), scores.shape)
                 except BaseException as error:  # KeyboardInterrupt too: C would swallow it
                     self._processor_error = error
+                finally:
+                    self._in_processor = False
             return scores
 
         return process
@@ -338,8 +469,8 @@ class Llama(llama_cpp.Llama):
     ) -> Generator[int, Optional[Sequence[int]], None]:
         """Yields tokens after a prompt, as llama_cpp.Llama.generate does and with its arguments.
 
-        With a drafter, the target's memory may be ahead of the token that was just yielded. n_tokens and
-        input_ids never are: they show the tokens before it.
+        Between two tokens n_tokens, input_ids and the sampler are those of plain decoding, and so is the text whatever
+        else is called there.
 
         Args:
             tokens: The prompt. What it shares with the tokens evaluated before is not evaluated again.
@@ -372,17 +503,13 @@ class Llama(llama_cpp.Llama):
             logits_processor=logits_processor,
             grammar=grammar,
         )
+        self._turns.check_open("generate")
         if self._engine is None and self._checkpoints is None:
             steps = super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
         elif self._engine is None:
             steps = self._generate_after_common_prefix(tokens, reset, stopping_criteria=stopping_criteria, **settings)
         else:
-            request = _Request(
-                settings,
-                greedy=self._is_argmax(settings),
-                follows=logits_processor is not None,
-                wants_logits=stopping_criteria is not None or self._logits_all,
-            )
+            request = _Request(settings, wants_logits=stopping_criteria is not None or self._logits_all)
             steps = self._speculate(tokens, reset, stopping_criteria, request)
         return self._turns.generation(self._counted(len(tokens), steps))
 
@@ -435,136 +562,110 @@ class Llama(llama_cpp.Llama):
         self, tokens: Sequence[int], reset: bool, stops: Optional[StoppingCriteriaList], request: _Request
     ) -> Generator[int, Optional[Sequence[int]], None]:
         n_left, self._max_tokens = self._max_tokens or _UNLIMITED, None
+        self._settle()
         self._start_stats()
-        step = None
         try:
-            step = self._first_step(tokens, reset, request)
+            sampled = self._first_token(tokens, reset, request)
             while True:
-                for i, token in enumerate(step.sampled):
-                    self._show(step, i)
-                    if stops is not None and stops(self._input_ids, step.logits[i]):
-                        return
-                    n_left -= 1
-                    yield token
-                    if not self._shows(step, i):
-                        break
-                step = self._round(token, n_left, request)
+                place, walk = self.n_tokens, self._walk  # where the token goes, and the round that it is of
+                if stops is not None and stops(self._input_ids, sampled.logits):
+                    return
+                n_left -= 1
+                yield sampled.token
+                if self._walk is not walk or self.n_tokens != place:
+                    self._catch_up(place, sampled.token)
+                sampled = self._next_token(sampled.token, n_left, request)
         finally:
-            if self._step is step:  # another thread's generation may have one by now
-                self._step = None
             if self.verbose and not self._engine.closed:
                 print(f"Llama.generate: {self.speculative_stats}", file=sys.stderr)
 
-    def _first_step(self, tokens: Sequence[int], reset: bool, request: _Request) -> _Step:
+    def _first_token(self, tokens: Sequence[int], reset: bool, request: _Request) -> _Sampled:
         """Evaluates what is new in the prompt and samples one token: the stock generator up to its first yield."""
         stock = self._generate_after_common_prefix(tokens, reset, **request.settings)
         sampled = next(stock)
         stock.close()
-        return self._one_token(tokens[-1] if len(tokens) else self.input_ids[self.n_tokens - 1], sampled, request)
+        return _Sampled(sampled, self._logits_row(-1) if request.wants_logits else None)
 
-    def _plain_step(self, root: int, request: _Request) -> _Step:
-        """Evaluates `root` and samples the next token, without a draft."""
-        self.eval([root])
-        return self._one_token(root, self.sample(), request)
+    def _catch_up(self, place: int, token: int) -> None:
+        """The caller has used this object for something else before `token`, whose place in the text is given, was
+        evaluated. What is in memory now is what comes before it, as for the stock generator, which cuts off what is more
+        and puts the token there as often as it takes to fill the gap where there is less."""
+        self._settle()
+        self.n_tokens = min(self.n_tokens, place)
+        while self.n_tokens < place:
+            self.eval([token])
 
-    def _one_token(self, evaluated: int, sampled: int, request: _Request) -> _Step:
-        n_past = self.n_tokens - 1
-        logits = [self._logits_row(-1)] if request.wants_logits else None
-        self._step = _Step(n_past, [evaluated], [sampled], logits)
-        return self._step
-
-    def _round(self, root: int, n_max: int, request: _Request) -> _Step:
-        """Drafts after `root`, verifies, keeps the accepted path: at most n_max tokens, at least one."""
+    def _next_token(self, token: int, n_max: int, request: _Request) -> _Sampled:
+        """Puts `token` at the end of the text and samples the one after it: at a node of the round that is going on, or of a
+        new one, which is told to have n_max tokens at most."""
         started = time.perf_counter()
+        place = self.n_tokens
+        with self._remembering_no_more():
+            if self._walk is None and not self._start_round(token, n_max):
+                self.eval([token])  # raises what the stock class raises
+                sampled = self.sample()
+                return _Sampled(sampled, self._logits_row(-1) if request.wants_logits else None)
+            tree = self._walk.tree
+            self.input_ids[place : place + 1] = token  # may be shorter than the context, as in stock
+            self.n_tokens = place + 1
+            sampled, goes_on = self._engine.next(self._sampler.sampler, self._sampler.is_argmax, tree)
+        if not goes_on:
+            walk, self._walk = self._walk, None
+            self._grown(walk, self.n_tokens)
+        self._round_seconds += time.perf_counter() - started
+        self._raise_processor_error()
+        logits = self._logits_row(tree.path[len(tree.sampled) - 1]) if request.wants_logits else None
+        if self._logits_all:
+            self.scores[place, :] = logits
+        return _Sampled(sampled, logits)
+
+    def _start_round(self, root: int, n_max: int) -> bool:
+        """Drafts after `root` and verifies. False if there is no room for it."""
         n_past = self.n_tokens
         room = (len(self.scores) if self._logits_all else self._n_ctx) - n_past
+        if room <= 0:
+            return False
         self._cut_back(n_past)
         if self._checkpoints is not None:
             self._checkpoints.evaluated(self._input_ids, n_past)
         self._requires_eval = True  # the forward leaves the logits of nodes
-        status, tree = NO_ROOM, None
-        try:
-            if room > 0:
-                status, tree = self._engine.round(
-                    self._sampler.sampler,
-                    root,
-                    n_past,
-                    greedy=request.greedy,
-                    n_max=max(1, min(n_max, room)),
-                    on_token=self._follow(root) if request.follows else None,
-                )
-        finally:
-            self.n_tokens = n_past
-            self._raise_processor_error()
+        status, tree = self._engine.start(root, n_past, max(1, min(n_max, room)))
         if status == NO_ROOM:
-            return self._plain_step(root, request)  # raises what the stock class raises
+            return False
         if status != DONE:
             raise RuntimeError("the forward over a draft tree was aborted")
-
-        if self._checkpoints is not None:
-            self._checkpoints.grown(n_past, n_past + len(tree.path))
-        logits = [self._logits_row(node) for node in tree.path] if request.wants_logits else None
         self._last_tree = tree
-        self._step = _Step(n_past, [root, *tree.sampled[:-1]], tree.sampled, logits)
-        self._round_seconds += time.perf_counter() - started
-        return self._step
-
-    def _follow(self, root: int) -> Callable[[int], int]:
-        """Shows logits processors, which look at _input_ids, the true prefix of every node they are called for."""
-
-        def append(token: int) -> None:
-            self.input_ids[self.n_tokens : self.n_tokens + 1] = token  # may be shorter than the context, as in stock
-            self.n_tokens += 1
-
-        def on_token(token: int) -> int:
-            try:
-                append(token)
-            except BaseException as error:  # KeyboardInterrupt: C would swallow it
-                self._processor_error = self._processor_error or error
-            return 0 if self._processor_error is None else ABANDON
-
-        append(root)
-        return on_token
-
-    def _show(self, step: _Step, i: int) -> None:
-        """The state in which the stock class yields step.sampled[i]: every token before it is evaluated, none after."""
-        pos = step.n_past + i
-        self.input_ids[pos : pos + 1] = step.evaluated[i]
-        if self._logits_all:
-            self.scores[pos, :] = step.logits[i]
-        self.n_tokens = pos + 1
-
-    def _shows(self, step: _Step, i: int) -> bool:
-        """False if the caller has used this object for something else since _show(step, i)."""
-        return self._step is step and self.n_tokens == step.n_past + i + 1
+        self._walk = _Walk(self._engine, n_past, tree)
+        return True
 
     def _logits_row(self, i: int) -> npt.NDArray[np.single]:
         """A copy of the logits [n_vocab] of output i of the last forward."""
         return np.ctypeslib.as_array(self._ctx.get_logits_ith(i), shape=(self._n_vocab,)).copy()
 
     def _is_argmax(self, settings: Dict[str, Any]) -> bool:
-        """True if the sampler of these settings takes the largest logit, so that the engine may do so itself."""
+        """True if a sampler of these settings, and without logits processors, takes the largest logit."""
         unpenalised = (
-            settings["repeat_penalty"] == 1.0
-            and settings["frequency_penalty"] == 0.0
-            and settings["presence_penalty"] == 0.0
+            settings.get("repeat_penalty", 1.0) == 1.0
+            and settings.get("frequency_penalty", 0.0) == 0.0
+            and settings.get("presence_penalty", 0.0) == 0.0
         )
         return (
-            settings["temp"] == 0.0
+            settings.get("temp", 0.8) == 0.0
             and unpenalised
-            and settings["logits_processor"] is None
-            and settings["grammar"] is None
+            and settings.get("grammar") is None
         )
 
     def _create_completion(
         self, prompt: Union[str, List[int]], suffix: Optional[str] = None, max_tokens: Optional[int] = 16, **kwargs: Any
     ) -> Iterator[Any]:
         """The stock completion in a turn of its own; the last round is told to draft no further than max_tokens."""
+        self._turns.check_open("create_completion")
         steps = self._create_limited_completion(prompt=prompt, suffix=suffix, max_tokens=max_tokens, **kwargs)
         return self._turns.generation(steps, resumable=False)
 
     @functools.wraps(llama_cpp.Llama.create_chat_completion)
     def create_chat_completion(self, messages: Sequence[Dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
+        self._turns.check_open("create_chat_completion")
         sees_images = hasattr(self.chat_handler, "load_image")
         if self.chat_handler is None or sees_images:  # a handler of the caller's own may want other contents
             messages = plain_messages(messages, keep_media=sees_images)
@@ -585,13 +686,15 @@ class Llama(llama_cpp.Llama):
     def __getstate__(self) -> Dict[str, Any]:
         return {**super().__getstate__(), "checkpoint_bytes": self._checkpoint_bytes}
 
-    @in_turn
+    @_by_itself
     def save_state(self) -> LlamaState:
         """The target's state and, as its attributes, the drafter's (`draft_state`, bytes) and, of a recurrent or hybrid
         target, the checkpoint of the latest turn (`checkpoint`, its place in tokens and its bytes)."""
         if self._checkpoints is not None and self.n_tokens <= self._checkpoints.n_known:
-            self._cut_back(self.n_tokens)  # whoever loads the state could not
+            self._cut_back(self.n_tokens)  # where n_tokens was set back by hand; whoever loads the state could not
         state = super().save_state()
+        if state.llama_state_size == 0:
+            raise RuntimeError("llama.cpp could not save the state: out of memory (its log says more; verbose=True shows it)")
         if self._engine is not None:
             state.draft_state = self._engine.get_state()
         latest = None if self._checkpoints is None else self._checkpoints.latest_turn()
@@ -599,7 +702,7 @@ class Llama(llama_cpp.Llama):
             state.checkpoint = latest.n_tokens, latest.states.copy()
         return state
 
-    @in_turn
+    @_by_itself
     def load_state(self, state: LlamaState) -> None:
         """Restores a state. One without a drafter's memory, or with another drafter's, will do: the first drafts
         after it are then poor, the text is the same.
@@ -608,7 +711,6 @@ class Llama(llama_cpp.Llama):
             RuntimeError: If the target's part does not fit, for instance because it was saved with another
                 flash_attn. All tokens are then forgotten.
         """
-        self._step = None
         if self._engine is None and self._checkpoints is None:
             return super().load_state(state)
         try:

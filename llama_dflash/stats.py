@@ -50,15 +50,17 @@ class SpeculativeStats:
 
 @dataclass(frozen=True)
 class DraftTree:
-    """The draft tree of one round and what the target made of it.
+    """The draft tree of one round and what the target made of it. While the round's tokens are handed out, `path` and
+    `sampled` grow.
 
     Attributes:
         tokens: [n_nodes] The token of every node. Node 0 is the root: the last token sampled before the round.
         parents: [n_nodes] The parent of every node, which comes before it; -1 for the root.
         logprobs: [n_nodes] The drafter's log-probability of the node's token at its depth; 0 for the root.
-        path: [n_sampled] The accepted path, the root first.
-        sampled: [n_sampled] The target's own choice at every node of the path. All but the last are the tokens
-            of the path's next node: they were drafted; the last is the bonus token.
+        path: The accepted path, the root first: the nodes whose tokens became text.
+        sampled: The target's own choice at the nodes of the path, so far. `sampled[i]` was drafted if the path goes on
+            after node `path[i]`, to a node that carries it; the last token of a round, which no node carries, is the
+            bonus token.
     """
 
     tokens: List[int]
@@ -66,3 +68,7 @@ class DraftTree:
     logprobs: List[float]
     path: List[int]
     sampled: List[int]
+
+    def drafted(self, i: int) -> bool:
+        """Was the i-th sampled token of the round a node of the tree?"""
+        return i + 1 < len(self.path)

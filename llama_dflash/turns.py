@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import threading
 import time
-from typing import Any, Callable, Generator, Iterator, Optional, TypeVar
+from typing import Any, Generator, Iterator, Optional
 
-Method = TypeVar("Method", bound=Callable[..., Any])
 Caller = object
 
 _SECONDS_BETWEEN_LOOKS = 0.5  # a garbage collection may end a generation just before somebody starts to wait for that
@@ -35,6 +33,7 @@ def _this_caller() -> Caller:
     return caller
 
 
+_CLOSED = "{}: this Llama was closed, and its memory is freed. Make a new Llama"
 _LEFT = (
     "the same thread began another generation with this Llama before the stream's end. Read a stream to its end first, or make "
     "a Llama for each of the two"
@@ -59,6 +58,8 @@ class Turns:
 
     def __init__(self, patience_seconds: float = 30.0) -> None:
         self.patience_seconds = patience_seconds  # of those who wait for a generation that is not read on
+        self.closed = False  # the last turn was taken
+        self._n_using = 0  # calls that need no turn, but the model
         self._changed = threading.Condition()  # its lock is re-entrant: garbage collections end generations anywhere
         self._caller: Optional[Caller] = None  # whose turn it is
         self._n_running = 0  # calls of that caller, one inside the other
@@ -66,13 +67,52 @@ class Turns:
         self._idle_since = 0.0
 
     @contextlib.contextmanager
-    def turn(self, last: bool = False) -> Iterator[None]:
-        """Waits for a turn, which lasts for a `with` block. The last one waits for nothing that does not run."""
-        self._begin(last=last)
+    def turn(self, what: str) -> Iterator[None]:
+        """Waits for a turn, which lasts for a `with` block.
+
+        Args:
+            what: What is called, for the error.
+
+        Raises:
+            RuntimeError: If the model was closed.
+        """
+        self._begin(what)
         try:
             yield
         finally:
             self._end()
+
+    @contextlib.contextmanager
+    def last_turn(self) -> Iterator[None]:
+        """The turn in which the model is closed. It waits for nothing that does not run; after it there are no others."""
+        self._begin("close", last=True)
+        try:
+            yield
+        finally:
+            self._end()
+
+    @contextlib.contextmanager
+    def use(self, what: str) -> Iterator[None]:
+        """For what may go on in several threads at once, but not in a model that was closed: the vocabulary's functions."""
+        with self._changed:
+            self.check_open(what)
+            self._n_using += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_using -= 1
+                self._changed.notify_all()
+
+    def check_open(self, what: str) -> None:
+        """Raises RuntimeError if the model was closed."""
+        if self.closed:
+            raise RuntimeError(_CLOSED.format(what))
+
+    def is_mine(self) -> bool:
+        """Would a turn of this caller begin at once?"""
+        with self._changed:
+            return self._caller is None or self._caller == _this_caller()
 
     def generation(self, steps: Generator[Any, Any, Any], resumable: bool = True) -> Generator[Any, Any, Any]:
         """The same generator in a turn of its own, which begins with its first step.
@@ -82,14 +122,14 @@ class Turns:
                 generation of its own caller.
         """
         this, running = _Generation(resumable), True
-        self._begin(this)
+        self._begin("a stream was read", this)
         try:
             value = next(steps)
             while True:
                 self._end()
                 running = False
                 sent = yield value
-                self._begin(this)
+                self._begin("a stream was read on", this)
                 running = True
                 value = steps.send(sent)
         except StopIteration as end:
@@ -100,17 +140,22 @@ class Turns:
                 self._end()
             self._forget(this)
 
-    def _begin(self, generation: Optional[_Generation] = None, last: bool = False) -> None:
+    def _begin(self, what: str, generation: Optional[_Generation] = None, last: bool = False) -> None:
         me = _this_caller()
         with self._changed:
-            while not self._may_begin(me, generation, last):
+            while not self._may_begin(what, me, generation, last):
                 self._changed.wait(_SECONDS_BETWEEN_LOOKS)
             if self._n_running == 0 and not last:
                 self._take(me, generation)
             self._caller = me
             self._n_running += 1
+            self.closed = self.closed or last
 
-    def _may_begin(self, caller: Caller, generation: Optional[_Generation], last: bool) -> bool:
+    def _may_begin(self, what: str, caller: Caller, generation: Optional[_Generation], last: bool) -> bool:
+        if last and self._n_using > 0:
+            return False
+        if not last:
+            self.check_open(what)
         if generation is not None and generation.lost_because is not None:
             raise RuntimeError(f"this stream can't be read on: {generation.lost_because}")
         if self._caller is None or self._caller == caller:
@@ -149,14 +194,3 @@ class Turns:
             if self._generation is None:
                 self._caller = None
             self._changed.notify_all()
-
-
-def in_turn(method: Method) -> Method:
-    """A method of an object whose `_turns` are its turns, that waits for one."""
-
-    @functools.wraps(method)
-    def with_turn(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._turns.turn():
-            return method(self, *args, **kwargs)
-
-    return with_turn  # type: ignore[return-value]

@@ -21,6 +21,10 @@ if CHECKOUT not in _asked_for and "llama_dflash" not in sys.modules:
         sys.path[:] = _before
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cases", type=int, default=60, help="random cases of tests/oracle and of the fuzzers")
+
+
 def pytest_collection_modifyitems(items):
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:

@@ -82,18 +82,12 @@ class Speculation:
         """Seconds by phase, and tokens, of each round after the warm-up."""
         llm, seen = self.llm, []
         root = random_tokens(self._rng, 1, llm.n_vocab())
-        last, n_left = None, 0
         stream = llm.generate(root, temp=0.0, reset=False)
         with contextlib.closing(stream):
             for _ in stream:
-                n_left -= 1
-                if llm.last_tree is not last:
-                    last = llm.last_tree
-                    n_left = len(last.sampled) - 1
-                    seen.append(llm.speculative_stats)
-                # Only at the end of a round is nothing in memory that the caller has not seen; else a hybrid's would
-                # be evaluated again.
-                if len(seen) == WARMUP + n_rounds and n_left == 0:
+                if llm.last_tree is not None and not llm.last_tree.drafted(len(llm.last_tree.sampled) - 1):
+                    seen.append(llm.speculative_stats)  # a round is over
+                if len(seen) == WARMUP + n_rounds:
                     break
         return [_difference(a, b) for a, b in zip(seen[WARMUP - 1 :], seen[WARMUP:])]
 

@@ -1,8 +1,13 @@
 // The C ABI: turns exceptions into return codes and a sentence. See llama-dflash.h.
+//
+// What is no std::exception passes: where a callback of a sampler enters an interpreter that is exiting, glibc unwinds the
+// thread through here, and ends the process if that is caught.
 
 #include "llama-dflash.h"
 
+#include "abort-guard.h"
 #include "engine.h"
+#include "model-file.h"
 
 #include "ggml-top-logprobs.h"
 
@@ -13,14 +18,21 @@
 
 static thread_local std::string last_error;
 
+// there may be no memory for it
+static void note(const char * sentence) {
+    try {
+        last_error = sentence;
+    } catch (const std::exception &) {
+        last_error.clear();
+    }
+}
+
 template<typename F, typename R>
 static R guarded(R on_error, F && body) {
     try {
         return body();
     } catch (const std::exception & e) {
-        last_error = e.what();
-    } catch (...) {
-        last_error = "unknown error";
+        note(e.what());
     }
     return on_error;
 }
@@ -65,6 +77,27 @@ void llama_dflash_free(llama_dflash * engine) {
     delete engine;
 }
 
+int32_t llama_dflash_check_model(const char * path) {
+    return guarded(-1, [&] {
+        const abort_guard guard;
+        check_target_file(path);
+        return 0;
+    });
+}
+
+void llama_dflash_no_abort(bool on) {
+    on ? abort_guard::begin() : abort_guard::end();
+}
+
+llama_token llama_dflash_sample(llama_sampler * sampler, llama_context * ctx, int32_t idx) {
+    return guarded(-1, [&] {
+        if (llama_get_logits_ith(ctx, idx) == nullptr) {
+            throw std::runtime_error("there are no logits to sample from: evaluate a token first");
+        }
+        return llama_sampler_sample(sampler, ctx, idx);
+    });
+}
+
 int32_t llama_dflash_block_size(const llama_dflash * engine) {
     return engine->draft.block_size();
 }
@@ -75,7 +108,7 @@ bool llama_dflash_uses_trees(const llama_dflash * engine) {
 
 int32_t llama_dflash_observe(llama_dflash * engine, llama_pos pos, int32_t n_tokens, int32_t n_after) {
     return guarded(-1, [&] {
-        engine->draft.observe(pos, nullptr, n_tokens, n_after);
+        engine->observe(pos, nullptr, n_tokens, n_after);
         return 0;
     });
 }
@@ -89,19 +122,36 @@ int32_t llama_dflash_truncate(llama_dflash * engine, llama_pos n_past) {
 
 static llama_dflash_result describe(const llama_dflash & engine) {
     return {
-        (int32_t) engine.tokens.size(), engine.tokens.data(), engine.path.data(),
         engine.tree.n_nodes(), engine.tree.tokens.data(), engine.tree.parents.data(), engine.tree.logprob.data(),
     };
 }
 
-int32_t llama_dflash_round(
-        llama_dflash * engine, llama_sampler * sampler, bool greedy, llama_token root, llama_pos n_past, int32_t n_max,
-        llama_dflash_on_token on_token, void * user_data, llama_dflash_result * result) {
+int32_t llama_dflash_round(llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_max, llama_dflash_result * result) {
     return guarded(-1, [&] {
-        const round_status status = engine->round({ sampler, greedy, root, n_past, std::max(1, n_max), on_token, user_data });
+        const round_status status = engine->start({ root, n_past, std::max(1, n_max) });
         *result = describe(*engine);
         return (int32_t) status;
     });
+}
+
+int32_t llama_dflash_next(llama_dflash * engine, llama_sampler * sampler, bool greedy, llama_dflash_token * sampled) {
+    return guarded(-1, [&] {
+        const sampled_token next = engine->next(sampler, greedy);
+        *sampled = { next.token, next.node, next.child };
+        return 0;
+    });
+}
+
+int32_t llama_dflash_settle(llama_dflash * engine) {
+    return guarded(-1, [&] { return engine->settle(); });
+}
+
+const char * llama_dflash_news(llama_dflash * engine) {
+    return engine->health.news();
+}
+
+void llama_dflash_set_abort_callback(llama_dflash * engine, ggml_abort_callback callback, void * data) {
+    engine->draft.set_abort_callback(callback, data);
 }
 
 int32_t llama_dflash_logprobs(llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_positions, float * out) {
@@ -126,7 +176,7 @@ int32_t llama_dflash_logprobs(llama_dflash * engine, llama_token root, llama_pos
 }
 
 llama_dflash_stats llama_dflash_get_stats(const llama_dflash * engine) {
-    return engine->stats;
+    return engine->stats_so_far(engine->is_walking());
 }
 
 void llama_dflash_reset_stats(llama_dflash * engine) {
@@ -134,7 +184,14 @@ void llama_dflash_reset_stats(llama_dflash * engine) {
 }
 
 size_t llama_dflash_state_size(llama_dflash * engine) {
-    return guarded((size_t) 0, [&] { return engine->draft.save_size(); });
+    return guarded((size_t) 0, [&] {
+        try {
+            return engine->draft.save_size();
+        } catch (const std::exception & e) {
+            engine->drafter_failed(e);
+            throw;
+        }
+    });
 }
 
 size_t llama_dflash_state_get(llama_dflash * engine, uint8_t * out, size_t size) {

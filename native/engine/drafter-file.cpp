@@ -9,10 +9,6 @@
 #include <stdexcept>
 #include <vector>
 
-void refuse(const std::string & sentence) {
-    throw std::invalid_argument(sentence);
-}
-
 namespace {
 struct gguf_deleter { void operator()(gguf_context * g) const { gguf_free(g); } };
 struct ggml_deleter { void operator()(ggml_context * c) const { ggml_free(c); } };
@@ -86,17 +82,6 @@ struct drafter_file {
         if (in != n_in || out != n_out) {
             refuse("the draft model " + path + " has tensor " + name + " of shape [" + std::to_string(in) + ", " + std::to_string(out) +
                     "], expected [" + std::to_string(n_in) + ", " + std::to_string(n_out) + "]: it is damaged");
-        }
-    }
-
-    void check_tensor_data() const {
-        const size_t start = gguf_get_data_offset(gguf.get());
-        for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
-            const size_t end = start + gguf_get_tensor_offset(gguf.get(), i) + gguf_get_tensor_size(gguf.get(), i);
-            if (end > n_bytes) {
-                refuse("the draft model " + path + " is truncated: tensor " + gguf_get_tensor_name(gguf.get(), i) + " ends at byte " +
-                        std::to_string(end) + ", the file has " + std::to_string(n_bytes));
-            }
         }
     }
 
@@ -257,7 +242,8 @@ void check_drafter_file(const std::string & path, const llama_model * target) {
         refuse("the draft model " + path + " has a vocabulary of " + std::to_string(gguf_get_arr_n(file.gguf.get(), tokens)) +
                 " tokens, the target of " + std::to_string(n_vocab) + ": this drafter was made for another target");
     }
-    file.check_tensor_data();
+    check_tensor_data(file.gguf.get(), file.n_bytes, "the draft model " + path);
+    check_tensor_types(file.gguf.get(), file.tensors.get(), "the draft model " + path);
     file.check_reduced_vocabulary(n_vocab);
     check_branch_head(file, n_vocab);
 }

@@ -1,5 +1,6 @@
 #include "drafter.h"
 
+#include "abort-guard.h"
 #include "drafter-file.h"
 #include "llama-ext.h"
 #include "llama-tree.h"
@@ -10,19 +11,6 @@
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
-
-namespace {
-// While it exists, what would be an abort of llama.cpp on this thread is an exception instead.
-class abort_guard {
-public:
-    abort_guard()  { previous = ggml_set_abort_callback(raise); }
-    ~abort_guard() { ggml_set_abort_callback(previous); }
-
-private:
-    static void raise(const char * message) { refuse(message); }
-    ggml_abort_callback_t previous;
-};
-}
 
 //
 // loading
@@ -50,8 +38,20 @@ drafter::drafter(llama_context * target, const std::string & path, const drafter
     check_fits();
     make_context(params);
 
+    wanted = std::make_unique<wanted_layers>(target, layers);
+}
+
+wanted_layers::wanted_layers(llama_context * target, const std::vector<int32_t> & layers) : target(target) {
     for (const int32_t il : layers) {
-        llama_set_embeddings_layer_inp(target, il, true);
+        if (llama_tree_want_layer_inp(target, il, true) == 0) {
+            ids.push_back(il);
+        }
+    }
+}
+
+wanted_layers::~wanted_layers() {
+    for (const int32_t il : ids) {
+        llama_tree_want_layer_inp(target, il, false);
     }
 }
 
@@ -228,7 +228,7 @@ bool drafter::forward(llama_token root, llama_pos n_past, int32_t n_positions) {
     // the block's own keys and values are of this draft only
     llama_memory_seq_rm(llama_get_memory(ctx.get()), 0, n_past, -1);
 
-    if (ret < 0) {
+    if (ret < 0 || ret > 1) {
         throw std::runtime_error("the drafter's forward failed with " + std::to_string(ret));
     }
     if (ret == 0 && head) {

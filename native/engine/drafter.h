@@ -21,6 +21,19 @@ struct drafter_params {
     int32_t n_top;         // candidates of a position that are found where the logits are computed, and features stay there too; 0: on the host
 };
 
+// While it exists, the target's decodes leave the inputs of these layers.
+class wanted_layers {
+public:
+    wanted_layers(llama_context * target, const std::vector<int32_t> & layers);
+    ~wanted_layers();
+
+    wanted_layers(const wanted_layers &) = delete;
+
+private:
+    llama_context      * target;
+    std::vector<int32_t> ids;
+};
+
 class drafter {
 public:
     // Loads and checks the file. Throws std::invalid_argument with a sentence for the user.
@@ -37,6 +50,11 @@ public:
 
     // Forget the features of positions >= n_past.
     void truncate(llama_pos n_past);
+
+    // Forget everything; what is observed next begins anew.
+    void forget() { clear(end); }
+
+    void set_abort_callback(ggml_abort_callback callback, void * data) { llama_set_abort_callback(ctx.get(), callback, data); }
 
     // Write the remembered features into the drafter's memory.
     void inject();
@@ -88,4 +106,5 @@ private:
     // features are known up to position `end`; those of the last ones still wait to be injected
     llama_pos                      end = 0;
     std::unique_ptr<feature_queue> waiting;
+    std::unique_ptr<wanted_layers> wanted;
 };

@@ -76,14 +76,14 @@ private:
 class device_queue : public feature_queue {
 public:
     device_queue(llama_context * target, llama_context * drafter, const std::vector<int32_t> & layers, int32_t n_block) :
-            target(target), n_batch((int32_t) llama_n_batch(target)), n_block(n_block) {
+            target(target), drafter(drafter), n_batch((int32_t) llama_n_batch(target)), n_block(n_block) {
         if (llama_tree_keep_features(target, drafter, layers.data(), (int32_t) layers.size(), n_batch + batch) != 0) {
             throw std::runtime_error("no memory on the drafter's device to keep the features of " +
                     std::to_string(n_batch + batch) + " positions: use a smaller n_batch");
         }
     }
 
-    ~device_queue() override { llama_tree_keep_features(target, nullptr, nullptr, 0, 0); }
+    ~device_queue() override { llama_tree_keep_features(target, drafter, nullptr, 0, 0); }
 
     int32_t size() const override { return (int32_t) waiting.size(); }
     bool    full() const override { return place > batch || size() >= batch; } // else the next batch might find no room
@@ -126,10 +126,11 @@ private:
 
     void set_place(int32_t row) {
         place = row;
-        llama_tree_place_features(target, row);
+        llama_tree_place_features(target, drafter, row);
     }
 
     llama_context      * target;
+    llama_context      * drafter;
     int32_t              n_batch;
     int32_t              n_block;
     std::vector<int32_t> waiting;   // rows of the store

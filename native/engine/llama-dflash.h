@@ -2,7 +2,7 @@
 // verification by the target in one forward. One engine serves sequence 0 of one target context and is not thread-safe.
 //
 // Functions that can fail return NULL or a negative number and leave a sentence for llama_dflash_last_error().
-// No C++ exception leaves this library.
+// No C++ exception leaves this library. (A thread that is ended while it is in a sampler's callback unwinds through it.)
 #pragma once
 
 #include "llama.h"
@@ -40,16 +40,18 @@ extern "C" {
                                   // target says; the text is meaningless
     };
 
-    // What one round did. The pointers are valid until the engine's next call.
+    // The tree of one round. The pointers are valid until the engine's next round.
     struct llama_dflash_result {
-        int32_t             n_tokens;   // tokens sampled from the target: the accepted ones and the bonus token
-        const llama_token * tokens;     // [n_tokens]
-        const int32_t     * path;       // [n_tokens] the node each was sampled at: the row for llama_get_logits_ith()
-
         int32_t             n_nodes;    // nodes verified, the root included
         const llama_token * node_token; // [n_nodes]
         const int32_t     * parents;    // [n_nodes], -1 for the root
         const float       * logprob;    // [n_nodes] the drafter's log-probability of the node given its parent, 0 for the root
+    };
+
+    struct llama_dflash_token {
+        llama_token token; // the target's own choice
+        int32_t     node;  // where: the row for llama_get_logits_ith()
+        int32_t     child; // the node that carries the token: the next one is sampled there; -1: the round is over
     };
 
     enum llama_dflash_phase {
@@ -71,10 +73,6 @@ extern "C" {
         double  seconds[LLAMA_DFLASH_PHASE_COUNT];
     };
 
-    // Called after every sampled token, before the next is sampled at its node.
-    // Return 0 to go on, 1 to end the round after this token, -1 to abandon it (memory stays as before the round).
-    typedef int32_t (*llama_dflash_on_token)(void * user_data, llama_token token);
-
     LLAMA_DFLASH_API struct llama_dflash_params llama_dflash_default_params(void);
 
     // Load the drafter at `path` (GGUF of architecture "dflash") for `target`. NULL on failure: no such file, no drafter,
@@ -85,6 +83,17 @@ extern "C" {
     LLAMA_DFLASH_API void llama_dflash_free(struct llama_dflash * engine);
 
     LLAMA_DFLASH_API const char * llama_dflash_last_error(void);
+
+    // Is the model at `path` fit to be loaded? Returns 0, or -1 for damage that llama.cpp would abort at: tensors that nothing
+    // computes with, numbers that no model has, a vocabulary whose parts do not fit together.
+    LLAMA_DFLASH_API int32_t llama_dflash_check_model(const char * path);
+
+    // From now on (or, with false, no longer) llama.cpp raises a C++ exception where it would abort the process in this thread:
+    // for loading a model, which turns it into an error. Calls may be nested; every thread has its own.
+    LLAMA_DFLASH_API void llama_dflash_no_abort(bool on);
+
+    // As llama_sampler_sample(). Returns a token, or < 0 if the sampler failed (a grammar that no token satisfies).
+    LLAMA_DFLASH_API llama_token llama_dflash_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t idx);
 
     LLAMA_DFLASH_API int32_t llama_dflash_block_size(const struct llama_dflash * engine);
 
@@ -98,19 +107,30 @@ extern "C" {
     // Forget the features of positions >= n_past (0: all).
     LLAMA_DFLASH_API int32_t llama_dflash_truncate(struct llama_dflash * engine, llama_pos n_past);
 
-    // One round: draft after `root` (the last sampled token, at position n_past, not in the target's memory), verify,
-    // accept with `sampler`, commit. At most n_max tokens are sampled. `greedy` says that the sampler is a plain argmax.
-    // Returns 0, 1 if the target's memory has no room for the root, 2 if on_token abandoned the round, or < 0 on failure.
+    // Begin a round: draft after `root` (the last sampled token, at position n_past, not in the target's memory) and let the
+    // target look at all nodes in one forward. At most n_max tokens are sampled in it. Settles the round before.
+    // Returns 0, 1 if the target's memory has no room for the root, 2 if its abort callback ended the forward, or < 0 on
+    // failure. Until the round is over, or settled, the target's context takes no other call (llama-tree.h).
     LLAMA_DFLASH_API int32_t llama_dflash_round(
-            struct llama_dflash       * engine,
-            struct llama_sampler      * sampler,
-            bool                        greedy,
-            llama_token                 root,
-            llama_pos                   n_past,
-            int32_t                     n_max,
-            llama_dflash_on_token       on_token,
-            void                      * user_data,
-            struct llama_dflash_result * result);
+            struct llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_max, struct llama_dflash_result * result);
+
+    // Sample the round's next token: nothing is ever sampled, and no sampler moves, before it is asked for. `greedy` says
+    // that the sampler is a plain argmax. After the last token (child is -1) what was accepted is in the target's memory,
+    // and nothing else. Returns 0, or < 0 on failure, of the sampler for instance: the round is then as before.
+    LLAMA_DFLASH_API int32_t llama_dflash_next(
+            struct llama_dflash * engine, struct llama_sampler * sampler, bool greedy, struct llama_dflash_token * sampled);
+
+    // End the round where it is: the nodes at which tokens were sampled stay in the target's memory, which is then that of
+    // plain decoding after the same tokens. Returns the number of positions in memory, or < 0 on failure. Harmless where no
+    // round is going on.
+    LLAMA_DFLASH_API int32_t llama_dflash_settle(struct llama_dflash * engine);
+
+    // What the drafter failed at for the first time, once; NULL if there is nothing new to say. A drafter that fails rests
+    // for some rounds, longer every time; the rounds go on without drafts.
+    LLAMA_DFLASH_API const char * llama_dflash_news(struct llama_dflash * engine);
+
+    // As llama_set_abort_callback(), for the drafter's forwards.
+    LLAMA_DFLASH_API void llama_dflash_set_abort_callback(struct llama_dflash * engine, ggml_abort_callback callback, void * data);
 
     // The drafter's log-probabilities for a block after `root`, over the whole vocabulary: out[n_positions][n_vocab],
     // n_positions < block size (or equal to it, where the drafter samples from its anchor). Those of DFlash2 and DSpark

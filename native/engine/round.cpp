@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 
 // the largest tree that "auto" considers
@@ -35,32 +36,68 @@ llama_dflash::llama_dflash(llama_context * target, const std::string & path, con
 }
 
 llama_dflash::~llama_dflash() {
+    if (node >= 0) {
+        abandon();
+    }
     llama_tree_set_top(target, 0);
 }
 
-// Draft a tree after the root, let the target look at all of it at once, walk down as far as the target's own choices
-// are in it, keep that path.
-round_status llama_dflash::round(const round_request & request) {
+// Draft a tree after the root, and let the target look at all of it at once. What follows is next(), token by token.
+round_status llama_dflash::start(const round_request & request) {
+    settle();
     clock.start();
+    path.clear();
+    tokens.clear();
+    n_past = request.n_past;
+    n_max  = synthetic.on() ? std::min(synthetic.next_length(), request.n_max) : request.n_max;
 
-    const bool drafted = draft_tree_for(request);
+    drafted = draft_tree_for(request);
+    const round_status status = verify();
+    node = status == round_status::done ? 0 : -1;
+    return status;
+}
 
-    round_status status = verify(request);
-    if (status != round_status::done) {
-        return status;
+// The target's own choice at the node where the walk is. The walk goes on as long as the tree holds these choices.
+sampled_token llama_dflash::next(llama_sampler * sampler, bool greedy) {
+    if (node < 0) {
+        throw std::logic_error("no round is going on: start one first");
     }
-    try {
-        if (!accept(request)) {
-            abandon(request);
-            return round_status::abandoned;
+    clock.resume();
+    const int32_t at = node;
+    if (path.size() == tokens.size()) { // else the sampler threw at this node before
+        path.push_back(at);
+    }
+    tokens.push_back(choose_at(sampler, greedy));
+    node = is_last(tokens.back()) ? -1 : tree.child(at, tokens.back());
+    clock.end_phase(LLAMA_DFLASH_PHASE_SAMPLE);
+    const sampled_token result = { tokens.back(), at, node };
+    if (node < 0) {
+        finish(false);
+    }
+    return result;
+}
+
+// Ends the walk where it is, if one is going on: the path so far, at least the root, is kept, other nodes go.
+int32_t llama_dflash::settle() {
+    if (node >= 0) {
+        node = -1;
+        clock.resume();
+        if (path.empty()) {
+            path.push_back(0);
         }
-        commit(request);
-    } catch (...) { // a sampler may throw (a grammar that no token satisfies): no tree stays pending
-        abandon(request);
+        finish(true);
+    }
+    return n_past + (int32_t) path.size();
+}
+
+void llama_dflash::finish(bool early) {
+    try {
+        commit();
+    } catch (const std::exception &) { // no tree stays pending
+        abandon();
         throw;
     }
-    record(drafted);
-    return status;
+    record(early);
 }
 
 //
@@ -91,21 +128,52 @@ draft_tree llama_dflash::grow_tree(llama_token root, int32_t n_positions, int32_
 
 // Fills `tree`. Returns false if it holds the root alone because nothing was drafted.
 bool llama_dflash::draft_tree_for(const round_request & request) {
+    try {
+        if (health.fit() && grow_drafted_tree(request)) {
+            return true;
+        }
+    } catch (const std::exception & e) { // it costs the draft only
+        drafter_failed(e);
+    }
+    tree = build_tree(request.root, {}, 0, true);
+    clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
+    return false;
+}
+
+bool llama_dflash::grow_drafted_tree(const round_request & request) {
     const bool    chain       = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
     const int32_t n_nodes     = most_nodes(request);
     const int32_t deepest     = std::min({ draft.max_positions(), request.n_max - 1, n_nodes });
     const int32_t n_positions = params.budget > 0 || draft.block_is_whole() ? deepest : budget.positions(deepest);
 
     const bool wanted = n_positions > 0 && (params.budget > 0 || budget.wants_draft());
-    const bool drafted = wanted && draft.forward(request.root, request.n_past, n_positions);
+    if (!wanted || !draft.forward(request.root, request.n_past, n_positions)) {
+        return false;
+    }
     clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
 
-    tree = grow_tree(request.root, drafted ? n_positions : 0, n_nodes, chain);
-    if (drafted && params.budget == 0) {
+    tree = grow_tree(request.root, n_positions, n_nodes, chain);
+    if (params.budget == 0) {
         tree.truncate(budget.choose(tree, clock.seconds[LLAMA_DFLASH_PHASE_DRAFT]));
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_BUILD);
-    return drafted;
+    health.drafted();
+    return true;
+}
+
+// What it remembers may be damaged: it begins anew with what comes next.
+void llama_dflash::drafter_failed(const std::exception & error) {
+    health.failed(error.what());
+    draft.forget();
+}
+
+// Its features are of use to drafts only.
+void llama_dflash::observe(llama_pos pos, const int32_t * rows, int32_t n_rows, int32_t n_after) {
+    try {
+        health.rests() ? draft.truncate(pos) : draft.observe(pos, rows, n_rows, n_after);
+    } catch (const std::exception & e) {
+        drafter_failed(e);
+    }
 }
 
 //
@@ -131,25 +199,21 @@ static int32_t decode_nodes(llama_context * target, bool as_tree, draft_tree & t
     return ret;
 }
 
-// A root without a draft is on every path: where nothing can end the round before it is accepted, it need not be pending
-// (a hybrid's commit takes a few percent of the time of a single token).
-bool llama_dflash::is_plain(const round_request & request) const {
-    return tree.n_nodes() == 1 && request.greedy && !request.on_token;
-}
-
-round_status llama_dflash::verify(const round_request & request) {
-    pending = trees && !is_plain(request);
-    int32_t ret = decode_nodes(target, pending, tree, request.n_past);
+round_status llama_dflash::verify() {
+    pending = trees && tree.n_nodes() > 1; // a root without a draft is on every path: it need not wait
+    int32_t ret = decode_nodes(target, pending, tree, n_past);
     if (ret == 1 && tree.n_nodes() > 1) {
         tree.truncate(0); // no room for the tree: the root alone may still fit
-        ret = decode_nodes(target, pending, tree, request.n_past);
+        pending = false;
+        ret = decode_nodes(target, pending, tree, n_past);
     }
+    pending = pending && ret == 0;
     clock.end_phase(LLAMA_DFLASH_PHASE_VERIFY);
     if (ret == 1) {
         return round_status::no_room;
     }
     if (ret == 2) {
-        return round_status::abandoned;
+        return round_status::aborted;
     }
     if (ret != 0) {
         throw std::runtime_error("the target's forward over " + std::to_string(tree.n_nodes()) + " nodes failed with " + std::to_string(ret));
@@ -186,85 +250,79 @@ llama_token llama_dflash::best_at(int32_t node) const {
     return argmax(llama_get_logits_ith(target, node), draft.n_vocab());
 }
 
-llama_token llama_dflash::sample_at(const round_request & request, int32_t node) const {
-    const llama_token best = request.greedy ? best_at(node) : -1;
+llama_token llama_dflash::sample_at(llama_sampler * sampler, bool greedy) const {
+    const llama_token best = greedy ? best_at(node) : -1;
     if (best < 0 || best >= draft.n_vocab()) { // not greedy, or the sampler has to decide what no best token means
-        return llama_sampler_sample(request.sampler, target, node);
+        return llama_sampler_sample(sampler, target, node);
     }
-    llama_sampler_accept(request.sampler, best);
+    llama_sampler_accept(sampler, best);
     return best;
 }
 
-// Walks from the root along the tokens that the target itself chooses. Returns false if on_token wants no round.
-bool llama_dflash::accept(const round_request & request) {
-    const llama_vocab * vocab = llama_model_get_vocab(llama_get_model(target));
-    const int32_t n_max = synthetic.on() ? std::min(synthetic.next_length(), request.n_max) : request.n_max;
-    path.clear();
-    tokens.clear();
+llama_token llama_dflash::choose_at(llama_sampler * sampler, bool greedy) const {
+    const llama_token token = sample_at(sampler, greedy);
+    const bool on_path = synthetic.on() && (int32_t) path.size() < n_max;
+    return on_path ? synthetic.accepted_token(tree, node, token) : token;
+}
 
-    for (int32_t node = 0; node >= 0; node = tree.child(node, tokens.back())) {
-        path.push_back(node);
-        tokens.push_back(sample_at(request, node));
-        const bool last = (int32_t) tokens.size() >= n_max;
-        if (synthetic.on() && !last) {
-            tokens.back() = synthetic.accepted_token(tree, node, tokens.back());
-        }
-
-        const int32_t wish = request.on_token ? request.on_token(request.user_data, tokens.back()) : 0;
-        if (wish < 0) {
-            return false;
-        }
-        if (wish > 0 || last || llama_vocab_is_eog(vocab, tokens.back())) {
-            break;
-        }
-    }
-    clock.end_phase(LLAMA_DFLASH_PHASE_SAMPLE);
-    return true;
+bool llama_dflash::is_last(llama_token token) const {
+    return (int32_t) tokens.size() >= n_max || llama_vocab_is_eog(llama_model_get_vocab(llama_get_model(target)), token);
 }
 
 //
 // commit
 //
 
-void llama_dflash::commit(const round_request & request) {
-    draft.observe(request.n_past, path.data(), (int32_t) path.size(), 0);
+void llama_dflash::commit() {
+    observe(n_past, path.data(), (int32_t) path.size(), 0);
     if (pending) {
         if (llama_tree_commit(target, path.data(), (int32_t) path.size()) != 0) {
             throw std::runtime_error(llama_tree_last_error());
         }
         pending = false;
     } else {
-        llama_memory_seq_rm(llama_get_memory(target), 0, request.n_past + (llama_pos) path.size(), -1);
+        llama_memory_seq_rm(llama_get_memory(target), 0, n_past + (llama_pos) path.size(), -1);
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_COMMIT);
 }
 
-void llama_dflash::abandon(const round_request & request) {
-    if (pending) {
+// Drops every node, unless a failed commit has dropped the whole sequence.
+void llama_dflash::abandon() {
+    if (llama_tree_pending(target)) {
         llama_tree_discard(target);
-        pending = false;
     } else {
-        llama_memory_seq_rm(llama_get_memory(target), 0, request.n_past, -1);
+        llama_memory_seq_rm(llama_get_memory(target), 0, n_past, -1);
     }
+    pending = false;
+    path.clear();
 }
 
-void llama_dflash::record(bool drafted) {
+// What an early end would have accepted is unknown, so that nothing can be learned from it about drafts.
+void llama_dflash::record(bool early) {
     const double verify_seconds = clock.seconds[LLAMA_DFLASH_PHASE_VERIFY];
-    if (drafted) {
-        budget.record_draft(tree, (int32_t) tokens.size(), verify_seconds, clock.total());
-    } else {
+    if (!drafted) {
         budget.record_plain(verify_seconds, clock.total());
+    } else if (!early) {
+        budget.record_draft(tree, (int32_t) tokens.size(), verify_seconds, clock.total());
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_OTHER);
+    stats = stats_so_far(true);
+}
 
-    stats.rounds   += 1;
-    stats.drafted  += drafted;
-    stats.nodes    += tree.n_nodes() - 1;
-    stats.accepted += (int64_t) path.size() - 1;
-    stats.tokens   += (int64_t) tokens.size();
-    for (int phase = 0; phase < LLAMA_DFLASH_PHASE_COUNT; ++phase) {
-        stats.seconds[phase] += clock.seconds[phase];
+// Those of the rounds before and of the one that is going on.
+llama_dflash_stats llama_dflash::stats_so_far(bool with_round) const {
+    llama_dflash_stats sum = stats;
+    if (with_round && !tokens.empty()) {
+        sum.rounds   += 1;
+        sum.drafted  += drafted;
+        sum.nodes    += tree.n_nodes() - 1;
+        sum.accepted += (int64_t) tokens.size() - 1;
+        sum.tokens   += (int64_t) tokens.size();
+        for (int phase = 0; phase < LLAMA_DFLASH_PHASE_COUNT; ++phase) {
+            sum.seconds[phase] += clock.seconds[phase];
+        }
     }
+    return sum;
 }
 
 //
@@ -273,7 +331,7 @@ void llama_dflash::record(bool drafted) {
 
 void phase_clock::start() {
     seconds.fill(0.0);
-    begun = last = ggml_time_us();
+    last = ggml_time_us();
 }
 
 void phase_clock::end_phase(llama_dflash_phase phase) {
@@ -282,6 +340,10 @@ void phase_clock::end_phase(llama_dflash_phase phase) {
     last = now;
 }
 
+void phase_clock::resume() {
+    last = ggml_time_us();
+}
+
 double phase_clock::total() const {
-    return (last - begun)*1e-6;
+    return std::accumulate(seconds.begin(), seconds.end(), 0.0);
 }

@@ -1,7 +1,7 @@
 // Bounds of what a grammar may cost, and what is said of one that costs more or is wrong: nothing that a client sends as a
 // grammar ends the process, overflows its stack, fills its memory or keeps a token waiting for more than moments.
 //
-// The hooks are in llama-grammar.cpp and llama-sampler.cpp (patches/0019-grammars-are-bounded.patch). They throw, and the
+// The hooks are in llama-grammar.cpp and llama-sampler.cpp (patches/0020-grammars-are-bounded.patch). They throw, and the
 // grammar's sampler catches: it notes the error for its thread and constrains nothing from then on. Whoever sampled asks
 // llama_grammar_take_error() before it believes a token.
 #pragma once

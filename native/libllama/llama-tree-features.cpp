@@ -5,6 +5,7 @@
 #include "llama-batch.h"
 #include "llama-context.h"
 #include "llama-graph.h"
+#include "llama-guarded.h"
 #include "llama-impl.h"
 #include "llama-model.h"
 #include "llama-tree.h"
@@ -33,6 +34,10 @@ llama_feature_store::llama_feature_store(
     ggml_backend_buffer_clear(buffer.get(), 0);
 }
 
+bool llama_feature_store::holds(int32_t il) const {
+    return std::find(layers.begin(), layers.end(), il) != layers.end();
+}
+
 bool llama_feature_store::take(int32_t il, ggml_tensor * input, ggml_backend_t backend, int64_t token_offset, int64_t n_tokens) {
     const auto layer = std::find(layers.begin(), layers.end(), il);
     if (layer == layers.end() || !has_room(token_offset + n_tokens)) {
@@ -56,6 +61,32 @@ bool llama_feature_store::take(int32_t il, ggml_tensor * input, ggml_backend_t b
 void llama_feature_store::set_input(ggml_tensor * dst) const {
     GGML_ASSERT(dst->ne[0] <= (int64_t) rows.size());
     ggml_backend_tensor_set(dst, rows.data(), 0, ggml_nbytes(dst));
+}
+
+//
+// the stores of a target
+//
+
+llama_feature_store * llama_feature_stores::of(const llama_context & drafter) const {
+    const auto store = stores.find(&drafter);
+    return store == stores.end() ? nullptr : store->second.get();
+}
+
+llama_feature_store * llama_feature_stores::put(const llama_context & drafter, std::unique_ptr<llama_feature_store> store) {
+    if (store == nullptr) {
+        stores.erase(&drafter);
+        return nullptr;
+    }
+    return (stores[&drafter] = std::move(store)).get();
+}
+
+bool llama_feature_stores::take(int32_t il, ggml_tensor * input, ggml_backend_t backend, int64_t token_offset, int64_t n_tokens) {
+    int32_t n_taken = 0;
+    for (auto & [_, store] : stores) {
+        n_taken += (int32_t) store->take(il, input, backend, token_offset, n_tokens);
+    }
+    const auto wanted = n_wanted.find(il); // also by those whose store it did not go to, and by who asked upstream's function
+    return n_taken > 0 && wanted != n_wanted.end() && n_taken >= wanted->second;
 }
 
 //
@@ -93,7 +124,7 @@ ggml_tensor * llama_feature_store::build(llm_graph_context & graph) {
 }
 
 ggml_tensor * llama_tree_build_features(llm_graph_context & graph, const llama_context * target) {
-    llama_feature_store * store = target ? target->features.get() : nullptr;
+    llama_feature_store * store = target ? graph.cparams.features : nullptr;
     return store ? store->build(graph) : nullptr;
 }
 
@@ -105,8 +136,8 @@ int32_t llama_tree_keep_features(
         llama_context * target, llama_context * drafter, const int32_t * layers, int32_t n_layers, int32_t n_rows) {
     try {
         const int64_t n_embd = target->get_model().hparams.n_embd;
-        target->features = n_layers > 0 ?
-            std::make_shared<llama_feature_store>(*drafter, n_embd, std::vector<int32_t>(layers, layers + n_layers), n_rows) : nullptr;
+        drafter->set_feature_store(target->features.put(*drafter, n_layers > 0 ?
+            std::make_unique<llama_feature_store>(*drafter, n_embd, std::vector<int32_t>(layers, layers + n_layers), n_rows) : nullptr));
     } catch (const std::exception & e) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
         return -1;
@@ -114,10 +145,23 @@ int32_t llama_tree_keep_features(
     return 0;
 }
 
-void llama_tree_place_features(llama_context * target, int32_t row) {
-    if (target->features) {
-        target->features->set_next(row);
+void llama_tree_place_features(llama_context * target, const llama_context * drafter, int32_t row) {
+    if (llama_feature_store * store = target->features.of(*drafter)) {
+        store->set_next(row);
     }
+}
+
+int32_t llama_tree_want_layer_inp(llama_context * target, int32_t il, bool wanted) {
+    try {
+        const int32_t n = target->features.want(il, wanted ? 1 : -1);
+        if (n == (wanted ? 1 : 0)) { // the first or the last
+            target->set_embeddings_layer_inp((uint32_t) il, wanted);
+        }
+    } catch (const std::exception & e) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
+        return -1;
+    }
+    return 0;
 }
 
 // Rows of the batch are of one float: the graph does not read them.
@@ -139,9 +183,15 @@ static llama_batch_ext feature_batch(llama_context * ctx, const llama_pos * pos,
 
 int32_t llama_tree_inject(llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n) {
     llama_context * target = drafter->get_cparams().ctx_other;
-    if (target == nullptr || !target->features || n < 1 || n > (int32_t) drafter->n_ubatch()) {
+    llama_feature_store * store = target ? target->features.of(*drafter) : nullptr;
+    if (store == nullptr || n < 1 || n > (int32_t) drafter->n_ubatch()) {
         return -1;
     }
-    target->features->set_rows(rows, n);
-    return drafter->decode(feature_batch(drafter, pos, n));
+    try {
+        store->set_rows(rows, n);
+        return llama_guarded_decode(drafter, feature_batch(drafter, pos, n));
+    } catch (const std::exception & e) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
+        return -2;
+    }
 }

@@ -38,6 +38,9 @@ bool llama_tree_refuses(const llama_memory_i * mem, const char * func);
 struct llama_tree_compute {
     static int32_t commit(llama_context * ctx, const std::vector<int32_t> & path);
 
+    // Drop the pending tree and everything before it.
+    static void remove_sequence(llama_context * ctx);
+
     // Have the graph keep the last layer's output of every token: `whole` if that takes another graph than upstream's.
     // Returns false, with everything as before, if it can't be had.
     static bool expose_output(llama_context * ctx, bool whole);

@@ -261,9 +261,9 @@ bool llama_memory_recurrent::tree_commit(const std::vector<int32_t> & path) {
     return true;
 }
 
-// No state was written: it is enough to forget which cells were taken.
+// No state was written: it is enough to forget which cells were taken. (Nothing here gets memory: there may be none.)
 void llama_memory_recurrent::tree_discard() {
-    cells = tree_before.cells;
+    cells = std::move(tree_before.cells);
     head  = tree_before.head;
     used  = tree_before.used;
     n     = tree_before.n;

@@ -17,6 +17,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <string>
 
 //
@@ -33,7 +34,11 @@ static int32_t fail(const char * format, ...) {
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
 
-    last_error = text;
+    try {
+        last_error = text;
+    } catch (const std::bad_alloc &) { // the code that is returned has to do
+        last_error.clear();
+    }
     LLAMA_LOG_ERROR("llama_tree: %s\n", text);
     return -1;
 }
@@ -49,6 +54,20 @@ bool llama_tree_refuses(const llama_memory_i * mem, const char * func) {
     fail("%s: a draft tree of %d nodes is pending on this context: call llama_tree_commit or llama_tree_discard first",
             func, mem->tree->n_nodes());
     return true;
+}
+
+// Upstream's functions throw where there is no memory; none of it leaves the C API.
+template<typename F>
+static int32_t guarded(F && body) {
+    try {
+        return body();
+    } catch (const std::bad_alloc &) {
+        fail("out of memory");
+        return -2;
+    } catch (const std::exception & e) {
+        fail("%s", e.what());
+        return -3;
+    }
 }
 
 //
@@ -182,7 +201,9 @@ void llama_kv_cache::tree_discard() {
 // After a failed decode some or all of the cells do not hold the tree (any more): only positions past n_past are its own.
 void llama_kv_cache::tree_drop_cells() {
     auto & cells = v_cells[0];
-
+    if (!tree) { // a commit failed after this cache's part of it
+        return;
+    }
     for (const uint32_t c : tree_cells) {
         if (!cells.is_empty(c) && cells.seq_has(c, tree->seq_id) && cells.pos_get(c) >= tree->n_past) {
             cells.rm(c);
@@ -296,18 +317,16 @@ int32_t llama_tree_reserve(llama_context * ctx, int32_t n_nodes, int32_t depth) 
     if (n_nodes < 1 || depth < 0 || depth >= n_nodes) {
         return fail("expected at least 1 node and a depth below the number of nodes, got %d nodes of depth %d", n_nodes, depth);
     }
-    ctx->sched_reserve();
-    try {
+    return guarded([&] {
+        ctx->sched_reserve();
         const size_t n_bytes = mem->tree_reserve(*ctx, n_nodes);
         if (n_bytes > 0) {
             LLAMA_LOG_INFO("%s: trees of up to %d nodes: %.2f MiB for the inputs of the recurrent layers "
                     "(snapshots of their states, n_rs_seq = %d: %.2f MiB)\n",
-                    __func__, n_nodes, mib(n_bytes), depth, mib(snapshot_bytes(ctx->get_model().hparams, depth)));
+                    "llama_tree_reserve", n_nodes, mib(n_bytes), depth, mib(snapshot_bytes(ctx->get_model().hparams, depth)));
         }
-    } catch (const std::exception & e) {
-        return fail("%s", e.what());
-    }
-    return 0;
+        return 0;
+    });
 }
 
 static int32_t check_parents(const int32_t * parents, int32_t n_nodes) {
@@ -370,29 +389,14 @@ static llama_batch_ext tree_batch(llama_context * ctx, const llama_batch & batch
 
 static int32_t begin(llama_context * ctx, const llama_tree_ptr & tree) {
     ctx->sched_reserve();
-    try {
-        if (ctx->get_memory()->tree_begin(*ctx, tree)) {
-            return 0;
-        }
-    } catch (const std::exception & e) {
-        fail("%s", e.what());
-        return -2;
+    if (ctx->get_memory()->tree_begin(*ctx, tree)) {
+        return 0;
     }
     return fail("the memory refuses a tree of %d nodes", tree->n_nodes());
 }
 
-int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t * parents) {
+static int32_t decode_tree(llama_context * ctx, const llama_batch & batch, const int32_t * parents) {
     llama_memory_t mem = ctx->get_memory();
-
-    if (llama_tree_refuses(mem, __func__)) {
-        return -1;
-    }
-    if (const char * reason = why_no_trees(ctx)) {
-        return fail("this context can't hold a tree: %s. Verify a chain instead", reason);
-    }
-    if (check_batch(ctx, batch) != 0 || check_parents(parents, batch.n_tokens) != 0) {
-        return -1;
-    }
 
     const llama_seq_id seq_id = batch.seq_id ? batch.seq_id[0][0] : 0;
     if (seq_id < 0 || seq_id >= (llama_seq_id) ctx->n_seq_max()) {
@@ -413,6 +417,25 @@ int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t 
     if (ret != 0) {
         mem->tree_discard();
         fail("decoding a tree of %d nodes at position %d failed with %d", tree->n_nodes(), tree->n_past, ret);
+    }
+    return ret;
+}
+
+int32_t llama_tree_decode(llama_context * ctx, llama_batch batch, const int32_t * parents) {
+    llama_memory_t mem = ctx->get_memory();
+
+    if (llama_tree_refuses(mem, __func__)) {
+        return -1;
+    }
+    if (const char * reason = why_no_trees(ctx)) {
+        return fail("this context can't hold a tree: %s. Verify a chain instead", reason);
+    }
+    if (check_batch(ctx, batch) != 0 || check_parents(parents, batch.n_tokens) != 0) {
+        return -1;
+    }
+    const int32_t ret = guarded([&] { return decode_tree(ctx, batch, parents); });
+    if (ret != 0 && mem->tree) { // an exception came in between
+        mem->tree_discard();
     }
     return ret;
 }
@@ -443,12 +466,20 @@ int32_t llama_tree_compute::commit(llama_context * ctx, const std::vector<int32_
             fail("no memory to commit %zu nodes", path.size());
             ret = -2;
         }
-    } catch (const std::exception & e) {
-        fail("%s", e.what());
+    } catch (const std::exception & e) { // nobody knows how far it came
+        remove_sequence(ctx);
+        fail("committing %zu nodes failed, the sequence was removed: %s", path.size(), e.what());
         ret = -3;
     }
     ctx->set_abort_callback(callback, data);
     return ret;
+}
+
+void llama_tree_compute::remove_sequence(llama_context * ctx) {
+    llama_memory_t mem = ctx->get_memory();
+    const llama_seq_id seq_id = mem->tree->seq_id;
+    mem->tree_discard();
+    mem->seq_rm(seq_id, -1, -1);
 }
 
 ggml_tensor * llama_tree_compute::last_logits(llama_context * ctx) {
@@ -467,9 +498,10 @@ int32_t llama_tree_commit(llama_context * ctx, const int32_t * path, int32_t n_p
     if (check_path(*mem->tree, path, n_path) != 0) {
         return -1;
     }
-    ctx->synchronize(); // the forward may still be running
-
-    return llama_tree_compute::commit(ctx, { path, path + n_path });
+    return guarded([&] {
+        ctx->synchronize(); // the forward may still be running
+        return llama_tree_compute::commit(ctx, { path, path + n_path });
+    });
 }
 
 int32_t llama_tree_discard(llama_context * ctx) {

@@ -42,9 +42,9 @@ extern "C" {
     LLAMA_API int32_t llama_tree_decode(struct llama_context * ctx, struct llama_batch batch, const int32_t * parents);
 
     // Keep the nodes of `path` ([n_path]: the root, then child after child) and drop the rest: the memory is then as if
-    // the path's tokens had been decoded in order. Returns 0, or on failure, the context staying pending:
-    //   -1: bad input, -2: allocation failed (hybrid models only),
-    //   -3: compute failed (hybrid models only): the sequence's recurrent state is lost, remove the sequence.
+    // the path's tokens had been decoded in order. Returns 0, or on failure
+    //   -1: bad input, -2: allocation failed: the context stays pending and nothing has changed,
+    //   -3: it failed half way: the sequence was removed, so that nothing can go on from a broken state.
     LLAMA_API int32_t llama_tree_commit(struct llama_context * ctx, const int32_t * path, int32_t n_path);
 
     // Drop every node: the memory is as if nothing had been decoded. Returns 0, or -1 if the context is not pending.
@@ -66,15 +66,19 @@ extern "C" {
     // left whole rows, or none for this token.
     LLAMA_API const float * llama_tree_get_top_ith(struct llama_context * ctx, int32_t i);
 
-    // From the next decode on, the inputs of these layers of `target` stay on the device of `drafter`'s first layer, in a
-    // store of n_rows rows, and llama_get_embeddings_layer_inp() has nothing of them. The layers must have been asked for with
-    // llama_set_embeddings_layer_inp(); `drafter` must be a context with target as its ctx_other. n_layers = 0: as before.
-    // Returns 0, or -1 if there is no memory.
+    // One more drafter of `target` wants the inputs of layer il (or, with false, one less): decodes leave them as long as
+    // anybody does. Returns 0, or -1 if there is no memory.
+    LLAMA_API int32_t llama_tree_want_layer_inp(struct llama_context * target, int32_t il, bool wanted);
+
+    // From the next decode on, the inputs of these layers of `target` go to a store of n_rows rows on the device of
+    // `drafter`'s first layer, and to the host only where another drafter wants them there. Each drafter's context has a
+    // store of its own. The layers must have been asked for with llama_tree_want_layer_inp(); `drafter` must be a context with
+    // target as its ctx_other. n_layers = 0: as before, for this drafter. Returns 0, or -1 if there is no memory.
     LLAMA_API int32_t llama_tree_keep_features(
             struct llama_context * target, struct llama_context * drafter, const int32_t * layers, int32_t n_layers, int32_t n_rows);
 
-    // Token i of the target's next batch goes to row `row` + i of the store; it must have room for all of them.
-    LLAMA_API void llama_tree_place_features(struct llama_context * target, int32_t row);
+    // Token i of the target's next batch goes to row `row` + i of the drafter's store; it must have room for all of them.
+    LLAMA_API void llama_tree_place_features(struct llama_context * target, const struct llama_context * drafter, int32_t row);
 
     // Decode the features in `rows` of the store, of positions pos, on the drafter's context: [n], n at most its n_ubatch.
     // The target's decode must be over (llama_synchronize). Returns as llama_decode().

@@ -4,7 +4,6 @@ Every configuration is a checkpoint as the class saves it. Its text goes along w
 paths of different lengths, beyond the drafter's window and after 520 tokens.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -24,22 +23,16 @@ from llama_cpp import _internals as internals  # noqa: E402
 F32 = 0  # of ggml's types
 N_CTX = 640
 BUDGET = 22  # of the trees whose text is followed
-TOLERANCE = 1e-3  # of log-probabilities. Measured: 1e-5 to 1e-4
+TOLERANCE = 1e-3  # of log-probabilities. Measured: 4e-5, with a selector 3e-4
 # On a CPU ggml looks the tanh form of GELU up in a table of F16. Measured: 5e-3 where the drafter has it, 7e-2 where every
 # layer of its target has it, too; with such a table in the reference 2e-4 at the target's first tokens.
 TABLE_TOLERANCES = {"drafter": 2e-2, "target": 0.15}
-# what converts into no drafter that computes the same, and what the error names
-REFUSED = {
-    "dflash sliding bidirectional window below block": "sliding window of 5 positions",
-}
 FIXTURES = fixtures()
 
 
 def draft_model(path, **settings):
     """A drafter that rounds nothing."""
-    if any(field.name == "flash_attn" for field in dataclasses.fields(DFlashDraft)):
-        settings["flash_attn"] = False
-    return DFlashDraft(path, **{"context": N_CTX, "type_k": F32, "type_v": F32, **settings})
+    return DFlashDraft(path, **{"context": N_CTX, "type_k": F32, "type_v": F32, "flash_attn": False, **settings})
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +75,7 @@ class Drafter:
         return self.objects[key]
 
 
-@pytest.fixture(scope="module", params=[f for f in FIXTURES if f.name not in REFUSED], ids=lambda fixture: fixture.name)
+@pytest.fixture(scope="module", params=FIXTURES, ids=lambda fixture: fixture.name)
 def drafter(request, targets, tmp_path_factory):
     drafter = Drafter(request.param, targets[request.param.target], tmp_path_factory.mktemp("drafter"))
     yield drafter
@@ -116,11 +109,24 @@ def follow(llm, fixture, start):
         yield round, None
         next(written)
         tree = llm.last_tree
-        yield round, tree
-        n_past += len(tree.path)
-        for expected in fixture.tokens[n_past - len(tree.path) + 2 : n_past + 1]:
+        n_accepted = accepted(tree, fixture.tokens[n_past + 1 :])
+        for expected in fixture.tokens[n_past + 2 : n_past + n_accepted + 2]:
             assert next(written) == expected
+        assert len(tree.path) == n_accepted + 1
+        yield round, tree
+        n_past += n_accepted + 1
     written.close()
+
+
+def accepted(tree, text):
+    """How many of a text's tokens are in the tree, from the root down."""
+    node = 0
+    for n_found, token in enumerate(text):
+        children = [i for i, parent in enumerate(tree.parents) if parent == node and tree.tokens[i] == token]
+        if not children:
+            return n_found
+        node = children[0]
+    return len(text)
 
 
 def paths_of(tree):
@@ -226,14 +232,6 @@ def test_a_chain_is_that_of_the_reference(drafter):
         tree = draft(llm, fixture, round)
         assert list(tree.parents) == list(range(-1, round.chain.size))
         assert list(tree.tokens[1:]) == round.chain.tolist()
-
-
-@pytest.mark.parametrize("fixture", [f for f in FIXTURES if f.name in REFUSED], ids=lambda fixture: fixture.name)
-def test_what_can_not_be_computed_as_the_reference_does_is_refused(fixture, targets, tmp_path):
-    with pytest.raises(ValueError, match=REFUSED[fixture.name]):
-        convert.convert(
-            fixture.write_checkpoint(tmp_path / "checkpoint"), targets[fixture.target], tmp_path / "drafter.gguf"
-        )
 
 
 OTHERWISE = [

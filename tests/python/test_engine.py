@@ -84,7 +84,7 @@ def test_a_trees_nodes_are_the_most_probable_ones_with_the_drafters_own_probabil
                 break
 
 
-def test_a_sampler_that_throws_leaves_nothing_pending(tree, plain):
+def test_a_sampler_that_throws_leaves_a_round_that_can_be_settled(tree, plain):
     """A grammar that does not hold the argmax: `greedy` takes it all the same, and accepting it throws."""
     text = greedy(plain, PROMPT, 20)
     tree.eval(PROMPT)
@@ -93,30 +93,37 @@ def test_a_sampler_that_throws_leaves_nothing_pending(tree, plain):
     sampler.add_greedy()
     with pytest.raises(RuntimeError, match="grammar"):
         tree._engine.round(sampler.sampler, text[0], len(PROMPT), greedy=True, n_max=100)
+    assert tree._engine.settle() == len(PROMPT) + 1  # the root
     assert_same_text(plain, PROMPT, text, greedy(tree, PROMPT, 20))
 
 
-def test_a_round_can_be_abandoned_at_any_token(tree, plain):
+def test_a_round_can_be_settled_at_any_token(tree, plain):
+    """Afterwards the memory holds the nodes at which tokens were sampled, and no others."""
     text = greedy(plain, PROMPT, 20)
-    for n in range(1, 6):
+    for n in range(0, 6):
         tree.reset()
         tree.eval(PROMPT)
         sampler = internals.LlamaSampler()
         sampler.add_greedy()
-        seen = []
-
-        def abandon(token):
-            seen.append(token)
-            return -1 if len(seen) == n else 0
-
-        for _ in range(10):
-            status, last = tree._engine.round(
-                sampler.sampler, text[0], len(PROMPT), greedy=False, n_max=100, on_token=abandon
-            )
-            if status == 0:
+        _, last = tree._engine.start(text[0], len(PROMPT), 100)
+        for i in range(n):
+            token, goes_on = tree._engine.next(sampler.sampler, False, last)
+            assert token == text[i + 1]
+            if not goes_on:
                 break
-            assert status == 2 and last is None
+        n_in_memory = len(PROMPT) + max(1, len(last.sampled))
+        assert tree._engine.settle() == tree._engine.settle() == n_in_memory
+        assert llama_cpp.llama_memory_seq_pos_max(tree._ctx.memory, 0) == n_in_memory - 1
         assert_same_text(plain, PROMPT, text, greedy(tree, PROMPT, 20))
+
+
+def test_a_token_is_asked_for_in_a_round_only(tree):
+    tree.eval(PROMPT)
+    sampler = internals.LlamaSampler()
+    sampler.add_greedy()
+    _, last = tree._engine.round(sampler.sampler, 48, len(PROMPT), greedy=True, n_max=100)
+    with pytest.raises(RuntimeError, match="no round is going on"):
+        tree._engine.next(sampler.sampler, True, last)
 
 
 def test_a_failing_call_says_why(tree):

@@ -16,7 +16,8 @@ extern "C" {
 // Of equal logits the one with the smaller index comes first. NaN and -inf are no candidates: where a row has fewer than
 // k others, the rest is -inf with the index -1. Aborts where types or shapes differ from this, and for k < 1.
 //
-// It is a GGML_OP_CUSTOM, so that no backend has to know it: one that doesn't leaves it to the CPU.
+// An op with a number of its own, not a GGML_OP_CUSTOM, whose parameters are a function's address: a graph may be computed
+// by another process (RPC), where an address means nothing. A backend that doesn't know it leaves it to the CPU.
 GGML_API struct ggml_tensor * ggml_top_logprobs(struct ggml_context * ctx, struct ggml_tensor * logits, int32_t k);
 
 // Was this tensor made by ggml_top_logprobs()?
