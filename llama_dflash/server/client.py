@@ -104,9 +104,9 @@ class WatchClients:
 
         async def send_answer(message: Message) -> None:
             nonlocal answered
+            is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            answered = is_last and not client.is_gone  # before it is sent: then it is heard to be gone, too
             await send(message)
-            answered = answered or (message["type"] == "http.response.body" and not message.get("more_body", False))
-            answered = answered and not client.is_gone
 
         listener = asyncio.create_task(listen())
         try:

@@ -8,6 +8,7 @@ import pytest
 from llama_dflash.grammars import GrammarError
 from llama_dflash.messages import MessageError
 from llama_dflash.server.bodies import MAX_DEPTH, MAX_VALUES, Bodies, parse
+from llama_dflash.server.client import WatchClients
 from llama_dflash.server.errors import WrongRequest, refuse
 from llama_dflash.server.media import MediaHosts
 from llama_dflash.server.requests import Words, in_upstreams_words
@@ -234,3 +235,43 @@ def test_a_call_in_a_text_becomes_a_tool_call(text, reason, name, arguments, end
 
 def test_a_text_that_was_cut_before_it_named_a_tool_stays_a_text():
     assert as_tool_call(answer_of('{"name": "a', "length")) == answer_of('{"name": "a', "length")
+
+
+# ---------------------------------------------------------------- clients that leave
+
+
+def watch(app, *heard):
+    """Whether the log was told that a client left, which is heard to do these things."""
+    told = []
+
+    async def run():
+        left, answered = list(heard), asyncio.Event()
+
+        async def receive():
+            if not left:
+                await answered.wait()  # as uvicorn, which says so of every client once it has its answer
+                return {"type": "http.disconnect"}
+            return left.pop(0)
+
+        async def send(message):
+            answered.set()
+            await asyncio.sleep(0.01)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "client": ("127.0.0.1", 5)}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("llama_dflash.server.client.log_departure", told.append)
+            await WatchClients(app)(scope, receive, send)
+
+    asyncio.run(run())
+    return bool(told)
+
+
+async def answering(scope, receive, send):
+    await receive()
+    await asyncio.sleep(0.01)
+    await send({"type": "http.response.body", "body": b""})
+
+
+def test_a_client_that_got_its_answer_did_not_leave():
+    assert not watch(answering, part(b"", more=False))
+    assert watch(answering, part(b"", more=False), {"type": "http.disconnect"})
