@@ -21,6 +21,7 @@ from .tools import as_tool_call, in_words, schema_of_call
 
 # upstream's error where the model chooses a tool in a stream (chat format chatml-function-calling): its call comes whole
 _NOT_STREAMED = "Automatic streaming tool choice is not supported"
+_TOO_LONG = "Requested tokens"  # which upstream has an answer of its own for
 _KEEP_BYTES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)  # of a text; others leave some out
 _TELLS_NO_TOOLS = "chatml-function-calling"  # unless the model may choose whether to call one
 
@@ -93,6 +94,8 @@ class ServedLlama(Llama):
         except jinja2.TemplateError as error:
             raise WrongRequest(f"the model's chat template does not take these messages: {error}", "messages") from error
         except ValueError as error:
+            if type(error) is ValueError and not any(said in str(error) for said in (_NOT_STREAMED, _TOO_LONG)):
+                raise WrongRequest(str(error)) from error  # of a template, too: it says what it does not take
             if _NOT_STREAMED not in str(error):
                 raise
         return of_whole_answer(super().create_chat_completion(**{**request, "stream": False}))

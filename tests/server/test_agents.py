@@ -13,7 +13,7 @@ from servers import KEY, OPTIONS, Pair, arguments
 
 City = Literal["Oslo", "Rome"]
 
-TEMPLATE = """{%- if tools %}<|im_start|>system
+TEMPLATE = """{%- if messages[0].role == "tool" %}{{ raise_exception("a tool may not begin") }}{% endif %}{%- if tools %}<|im_start|>system
 {% for tool in tools %}{{ tool | tojson }}
 {% endfor %}<|im_end|>
 {% endif %}{%- for message in messages %}<|im_start|>{{ message.role }}
@@ -215,3 +215,13 @@ def test_the_loop_of_pydantic_ai(server, trip, streaming):
     output = asyncio.run(run())
     trip.check()
     assert isinstance(output, (Verdict, bool))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_chat_template_does_not_take_is_the_clients_error(server, stream):
+    openai = pytest.importorskip("openai")
+    messages = [{"role": "tool", "tool_call_id": "1", "content": "4"}]
+    with pytest.raises(openai.APIError, match="a tool may not begin") as error:
+        list(server.client(KEY).chat.completions.create(model="agent", messages=messages, max_tokens=3, stream=stream))
+    assert error.value.type == "invalid_request_error"
+    assert stream or isinstance(error.value, openai.BadRequestError)
