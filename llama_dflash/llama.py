@@ -511,7 +511,12 @@ class Llama(llama_cpp.Llama):
             token = next(steps)
             while True:
                 self._n_completion += not llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
-                token = steps.send((yield token))
+                place = self.n_tokens
+                sent = yield token
+                if sent is None and self.draft_model is None:
+                    # the stock generator takes what was evaluated in between for proposals, if it begins with the token
+                    self.n_tokens = min(self.n_tokens, place)
+                token = steps.send(sent)
         except StopIteration:
             return
         finally:
