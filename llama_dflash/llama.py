@@ -229,8 +229,10 @@ class Llama(llama_cpp.Llama):
         """The context, for llama.cpp's own functions. Its memory is that of plain decoding when this is read, if no other
         thread is generating."""
         self._turns.check_open("ctx")
-        if self._walk is not None and not self._in_processor and self._turns.is_mine():
-            self._settle()
+        if self._walk is not None and not self._in_processor:
+            with self._turns.glance() as free:
+                if free:
+                    self._settle()
         return self._ctx.ctx
 
     @property
