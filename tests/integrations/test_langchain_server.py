@@ -19,7 +19,9 @@ from pydantic import BaseModel, Field  # noqa: E402
 from servers import Server, arguments  # noqa: E402
 
 QUESTION = "Anna buys 3 boxes of 12 pencils. How many pencils does she have?"
-OPTIONS = dict(n_ctx=512, n_threads=1, n_threads_batch=1, flash_attn=True, chat_format="chatml-function-calling")
+OPTIONS = dict(
+    n_ctx=512, n_threads=1, n_threads_batch=1, flash_attn=True, chat_format="chatml-function-calling", accept_any_model=True
+)
 
 
 class Sum(BaseModel):
