@@ -22,7 +22,7 @@ with subprocess.Popen([*command, "--verbose", "false"], cwd=here) as server:
     try:
         client = OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", max_retries=10)  # until the model is loaded
         messages = [{"role": "user", "content": "Name three planets of the solar system."}]
-        stream = client.chat.completions.create(model="any", messages=messages, temperature=0, max_tokens=64, stream=True)
+        stream = client.chat.completions.create(model=TARGET, messages=messages, temperature=0, max_tokens=64, stream=True)
         for chunk in stream:
             print(chunk.choices[0].delta.content or "", end="", flush=True)
         timings = chunk.timings

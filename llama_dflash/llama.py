@@ -28,13 +28,17 @@ from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import _internals as internals
 from llama_cpp.llama_speculative import LlamaDraftModel
 
-from . import _engine
+from . import _engine, json_schemas
 from ._closed import close_for_good
 from ._engine import DONE, NO_ROOM, Engine
 from .checkpoints import Checkpoints, branching_places, common_prefix
 from .draft import DFlashDraft
+from .grammars import check_grammar, raise_grammar_error
+from .messages import plain_messages
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns
+
+json_schemas.install()
 
 DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
 
@@ -408,10 +412,11 @@ class Llama(llama_cpp.Llama):
     # ---------------------------------------------------------------- the sampler
 
     def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
-        """The stock sampler, with processors whose exceptions do not get lost in C. It says whether it is an argmax, which
-        the engine may then take itself."""
+        """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says
+        whether it is an argmax, which the engine may then take itself."""
         self._processor_error = None
         settings = inspect.signature(llama_cpp.Llama._init_sampler).bind(self, *args, **kwargs).arguments
+        check_grammar(settings.get("grammar"), self._model.vocab)
         is_argmax = logits_processor is None and self._is_argmax(settings)
         if logits_processor is not None:
             logits_processor = LogitsProcessorList([self._kept_error(p) for p in logits_processor])
@@ -437,6 +442,7 @@ class Llama(llama_cpp.Llama):
         error, self._processor_error = self._processor_error, None
         if error is not None:
             raise error
+        raise_grammar_error()
 
     # ---------------------------------------------------------------- generating
 
@@ -666,9 +672,12 @@ class Llama(llama_cpp.Llama):
         return self._turns.generation(steps, resumable=False)
 
     @functools.wraps(llama_cpp.Llama.create_chat_completion)
-    def create_chat_completion(self, *args: Any, **kwargs: Any) -> Any:
+    def create_chat_completion(self, messages: Sequence[Dict[str, Any]], *args: Any, **kwargs: Any) -> Any:
         self._turns.check_open("create_chat_completion")
-        answer = super().create_chat_completion(*args, **kwargs)
+        sees_images = hasattr(self.chat_handler, "load_image")
+        if self.chat_handler is None or sees_images:  # a handler of the caller's own may want other contents
+            messages = plain_messages(messages, keep_media=sees_images)
+        answer = super().create_chat_completion(messages, *args, **kwargs)
         if not isinstance(answer, Iterator):
             return answer
         return self._turns.generation((chunk for chunk in answer), resumable=False)  # up to the last chunk

@@ -58,10 +58,13 @@ def write_target(
     n_ff: int = 128,
     window: int = 12,
     seed: int = 0,
+    chat_template: str | None = None,
 ) -> Path:
     """A random-weight target of architecture llama, qwen3 or gemma3 (every second layer has a sliding window)."""
     rng = np.random.default_rng(seed)
     w = gguf.GGUFWriter(str(path), arch)
+    if chat_template is not None:
+        w.add_chat_template(chat_template)
     w.add_context_length(4096)
     w.add_embedding_length(n_embd)
     w.add_block_count(n_layer)

@@ -101,7 +101,7 @@ class Checkpoint:
                 f"{path} has no config.json {'beside' if path.is_file() else 'in'} it, which says how the drafter is"
                 " built: fetch the whole checkpoint (config.json and *.safetensors) into one folder"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # the last: nested thousands of levels deep
             raise ValueError(f"{file} is no readable JSON ({error}): fetch it again") from None
         if not isinstance(config, dict):
             raise ValueError(f"{file} holds a {type(config).__name__}, expected an object: fetch it again")
@@ -115,7 +115,7 @@ class Checkpoint:
         try:
             weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
             return {str(name): str(part) for name, part in weight_map.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{file} holds no weight_map: fetch it again") from None
 
     def _part_names(self) -> List[str]:
@@ -157,7 +157,7 @@ def _read_header(file: Path) -> Dict[str, Source]:
             header = json.loads(opened.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             return {name: _source(file, name, entry, 8 + length, n_bytes) for name, entry in sorted(entries.items())}
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} has a damaged header ({type(error).__name__}: {error}): fetch it again") from None
 
 

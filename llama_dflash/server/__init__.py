@@ -2,9 +2,11 @@
 
     python -m llama_dflash.server --model target.gguf --draft_model drafter.gguf
 
-Everything that is not about drafters is llama_cpp.server's own code. Here: `settings` (options), `model` (loading),
-`served` (a Llama that times its answers), `requests` (what may be asked), `choices` (several texts for one request),
-`streaming`, `client` (is it still there?), `errors`, `app`, and `__main__`, the command.
+The routes are llama_cpp.server's own, and so is what their answers say. Ours is what a request passes on its way there, in
+this order: `keys` (the API key), `metrics`, `bodies` (size, JSON, and with `requests` OpenAI's newer words), `queue` (turns),
+`client` (is it still there?), `streaming` or a whole answer, `served` (a Llama that times its answers; `choices`, several
+texts for one request; `tools`, calls that have to be made). Beside that `settings`, `model` (loading), `media` (images),
+`errors`, `app`, which puts it together, `stopping` and `__main__`, the command.
 """
 
 import importlib.util

@@ -15,7 +15,10 @@ def main() -> None:
     except ImportError as error:
         sys.exit(f"llama_dflash.server: {error}")
 
+    from types import SimpleNamespace
+
     from . import app as our_app  # before upstream's, see there
+    from . import stopping
     from ._names import names_in
 
     import llama_cpp.server.__main__ as upstream
@@ -26,7 +29,8 @@ def main() -> None:
         except ValueError as error:
             sys.exit(f"llama_dflash.server: {error}")
 
-    with names_in(upstream, create_app=create_app, **our_app.SETTINGS):
+    uvicorn = SimpleNamespace(run=stopping.run)
+    with names_in(upstream, create_app=create_app, uvicorn=uvicorn, **our_app.SETTINGS):
         upstream.main()
 
 

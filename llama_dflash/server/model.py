@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import types
-from typing import Any, Dict, List, Type
+from typing import Any, Dict, List, Mapping, Type
 
 import llama_cpp
 import llama_cpp.server.model as upstream
 
 from ._names import names_in
+from .media import MediaHosts
 from .served import ServedLlama
 from .settings import ModelSettings
 
@@ -25,6 +26,11 @@ class LlamaProxy(upstream.LlamaProxy):
             settings.drafter()  # said now, not when somebody asks for the model
         super().__init__(models)
 
+    @property
+    def models(self) -> Mapping[str, ModelSettings]:
+        """Every model's settings by its name, the default model first."""
+        return self._model_settings_dict
+
     @staticmethod
     def load_llama_from_model_settings(settings: ModelSettings) -> llama_cpp.Llama:
         """Upstream's loader, to which llama_cpp.Llama is a class that knows the drafter.
@@ -36,6 +42,20 @@ class LlamaProxy(upstream.LlamaProxy):
         stock = settings.model_copy(update={"draft_model": None}) if "draft_model" in own else settings
         with names_in(upstream, llama_cpp=_llama_cpp_with(_llama_class(own))):
             return upstream.LlamaProxy.load_llama_from_model_settings(stock)
+
+
+def proxy_class(media: MediaHosts) -> Type[LlamaProxy]:
+    """A LlamaProxy whose models load images from where `media` allows."""
+
+    class WithMedia(LlamaProxy):
+        @staticmethod
+        def load_llama_from_model_settings(settings: ModelSettings) -> llama_cpp.Llama:
+            llama = LlamaProxy.load_llama_from_model_settings(settings)
+            if hasattr(llama.chat_handler, "load_image"):
+                llama.chat_handler.load_image = media.load
+            return llama
+
+    return WithMedia
 
 
 def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:

@@ -7,16 +7,23 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence
 
+import jinja2
+import llama_cpp
 import numpy as np
 
 from ..chunks import Chunk, of_whole_answer, with_openais_tool_calls
 from ..llama import Llama
 from .choices import Request, Usage, joined, one_each, one_stream, sum_of
-from .client import check_client
-from .requests import WrongRequest
+from .client import this_client
+from .errors import WrongRequest
+from .metrics import METRICS
+from .tools import as_tool_call, in_words, schema_of_call
 
 # upstream's error where the model chooses a tool in a stream (chat format chatml-function-calling): its call comes whole
 _NOT_STREAMED = "Automatic streaming tool choice is not supported"
+_TOO_LONG = "Requested tokens"  # which upstream has an answer of its own for
+_KEEP_BYTES = (llama_cpp.LLAMA_VOCAB_TYPE_SPM, llama_cpp.LLAMA_VOCAB_TYPE_BPE)  # of a text; others leave some out
+_TELLS_NO_TOOLS = "chatml-function-calling"  # unless the model may choose whether to call one
 
 
 @dataclass
@@ -31,6 +38,20 @@ class Timings:
     predicted_seconds: float = 0.0  # from the first token on, without what happens to tokens outside
     draft_n: int = 0
     draft_n_accepted: int = 0
+    n_rounds: int = 0
+
+    def count(self) -> None:
+        """Adds itself to the server's metrics."""
+        METRICS.count(
+            prompt_tokens=self.prompt_n,
+            prompt_tokens_cached=self.cache_n,
+            tokens=self.predicted_n,
+            rounds=self.n_rounds,
+            draft_nodes=self.draft_n,
+            draft_nodes_accepted=self.draft_n_accepted,
+            prompt_seconds=self.prompt_seconds,
+            token_seconds=self.predicted_seconds,
+        )
 
     def as_json(self) -> Dict[str, Any]:
         """Milliseconds and rates. draft_n and draft_n_accepted are there if anything was drafted."""
@@ -55,7 +76,8 @@ class ServedLlama(Llama):
 
     _timings = Timings()
     _n_evaluated = 0
-    _check_client: Optional[Callable[[], None]] = None
+    _check_client: Optional[Callable[[], None]] = None  # while a request is answered
+    _longest_token: Optional[int] = None  # bytes
 
     def __call__(self, *, prompts: Optional[List[str]] = None, **request: Any) -> Any:
         asked = [{**request, "prompt": prompt} for prompt in prompts] if prompts else [request]
@@ -66,11 +88,27 @@ class ServedLlama(Llama):
 
     def _chat(self, **request: Any) -> Any:
         try:
+            if request.get("tool_choice") == "required":
+                return self._call_some_tool(request)
             return super().create_chat_completion(**request)
+        except jinja2.TemplateError as error:
+            raise WrongRequest(f"the model's chat template does not take these messages: {error}", "messages") from error
         except ValueError as error:
+            if type(error) is ValueError and not any(said in str(error) for said in (_NOT_STREAMED, _TOO_LONG)):
+                raise WrongRequest(str(error)) from error  # of a template, too: it says what it does not take
             if _NOT_STREAMED not in str(error):
                 raise
         return of_whole_answer(super().create_chat_completion(**{**request, "stream": False}))
+
+    def _call_some_tool(self, request: Request) -> Any:
+        """The answer is a call of one of several tools."""
+        form = {"type": "json_object", "schema": schema_of_call(request["tools"])}
+        messages = request["messages"]
+        if self.chat_format == _TELLS_NO_TOOLS:
+            messages = [{"role": "system", "content": in_words(request["tools"])}, *messages]
+        ours = {"messages": messages, "tool_choice": None, "response_format": form, "stream": False}
+        answer = as_tool_call(super().create_chat_completion(**{**request, **ours}))
+        return of_whole_answer(answer) if request.get("stream") else answer
 
     def _answer(self, create: Callable[..., Any], asked: Sequence[Request]) -> Any:
         """Answers a request for every prompt, each of which is for n_choices texts."""
@@ -78,17 +116,23 @@ class ServedLlama(Llama):
         ours = {"n_choices", "stream_options"}
         each = [{name: value for name, value in one.items() if name not in ours} for one in asked]
         requests = [one for request in each for one in one_each(request, n_choices)]
+        check = this_client().check  # now: a stream's generator may run in other contexts
         if requests[0].get("stream"):
-            return self._stream(create, requests, n_choices, bool(options.get("include_usage")))
-        with self._request(requests[0]), self._while_client_is_there():
+            return self._stream(create, requests, n_choices, bool(options.get("include_usage")), check)
+        with self._request(requests[0], check):
             answers = [create(**request) for request in requests]
             return {**joined(answers, n_choices), "timings": self._timings.as_json()}
 
     def _stream(
-        self, create: Callable[..., Any], requests: Sequence[Request], n_choices: int, include_usage: bool
+        self,
+        create: Callable[..., Any],
+        requests: Sequence[Request],
+        n_choices: int,
+        include_usage: bool,
+        check: Callable[[], None],
     ) -> Iterator[Chunk]:
         """The chunks of all texts. The last chunk has the timings and, in one of its own, the usage if that is asked for."""
-        with self._request(requests[0]):
+        with self._request(requests[0], check):
             usages: List[Usage] = []
             for chunk in one_stream(with_openais_tool_calls(create(**request)) for request in requests):
                 if chunk["choices"][0]["finish_reason"] is not None:
@@ -100,20 +144,17 @@ class ServedLlama(Llama):
                 yield {**chunk, "choices": [], "usage": sum_of(usages, n_choices), "timings": self._timings.as_json()}
 
     @contextlib.contextmanager
-    def _while_client_is_there(self) -> Iterator[None]:
-        """Generations end with ClientWentAway if it is not. (Streams end when they can't be sent.)"""
-        self._check_client = check_client()
+    def _request(self, request: Dict[str, Any], check: Callable[[], None]) -> Iterator[None]:
+        """Generations in a `with` block are one request's, and end with what `check` raises. What is wrong with their
+        settings is wrong with the request."""
+        self._timings, self._check_client = Timings(), check
+        wants_logprobs = request.get("logprobs") is not None and request["logprobs"] is not False
         try:
-            yield
+            with self._all_logits() if wants_logprobs and self.logits_on_request else contextlib.nullcontext():
+                yield
         finally:
             self._check_client = None
-
-    @contextlib.contextmanager
-    def _request(self, request: Dict[str, Any]) -> Iterator[None]:
-        self._timings = Timings()
-        wants_logprobs = request.get("logprobs") is not None and request["logprobs"] is not False
-        with self._all_logits() if wants_logprobs and self.logits_on_request else contextlib.nullcontext():
-            yield
+            self._timings.count()
 
     @contextlib.contextmanager
     def _all_logits(self) -> Iterator[None]:
@@ -130,9 +171,41 @@ class ServedLlama(Llama):
         finally:
             self._logits_all, self.cache, self.scores = False, cache, scores
 
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> List[int]:
+        """As the stock method; but of a text that can't fit into the context, however it is cut up, nothing is tokenized: of
+        30 MB that takes half a minute and a gigabyte.
+
+        Raises:
+            ValueError: If a request's text is that long.
+        """
+        if self._check_client is not None and len(text) > 64 * self._n_ctx:
+            n_least = -(-len(text) // self._bytes_of_longest_token())
+            if n_least > self._n_ctx:
+                raise ValueError(f"Requested tokens ({n_least}) exceed context window of {self._n_ctx}")
+        return super().tokenize(text, add_bos, special)
+
+    def _bytes_of_longest_token(self) -> int:
+        """Or more: a vocabulary may write a byte with two."""
+        if self._longest_token is None:
+            keeps_bytes = llama_cpp.llama_vocab_type(self._model.vocab) in _KEEP_BYTES
+            tokens = range(self._n_vocab) if keeps_bytes else ()
+            texts = (llama_cpp.llama_vocab_get_text(self._model.vocab, token) or b"" for token in tokens)
+            self._longest_token = max(map(len, texts), default=1 << 40) or 1
+        return self._longest_token
+
     def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluates as ever; between two batches it looks whether the client is still there."""
         self._n_evaluated += len(tokens)
-        super().eval(tokens)
+        if self._engine is not None or self._checkpoints is not None:
+            return super().eval(tokens)
+        for batch in self._batches(tokens):
+            super().eval(batch)
+
+    def _batches(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
+        for batch in super()._batches(tokens):
+            if self._check_client is not None:
+                self._check_client()
+            yield batch
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Optional[Sequence[int]], None]:
         """Yields the tokens of the stock generator and times it."""
@@ -164,3 +237,4 @@ class ServedLlama(Llama):
             if stats is not None:
                 timings.draft_n += stats.nodes
                 timings.draft_n_accepted += stats.accepted
+                timings.n_rounds += stats.rounds

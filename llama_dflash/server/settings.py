@@ -6,12 +6,38 @@ import os
 from typing import List, Literal, Optional, Union
 
 import llama_cpp.server.settings as upstream
-from llama_cpp.server.settings import ServerSettings
 from pydantic import Field
 
 from ..draft import DFlashDraft
 
 PROMPT_LOOKUP = "prompt-lookup-decoding"
+
+
+class ServerSettings(upstream.ServerSettings):
+    """Settings of the server itself."""
+
+    interrupt_requests: bool = Field(
+        default=False,
+        description="Whether a new request ends the stream that is running, which then has an error. If not, it waits.",
+    )
+    max_queue: int = Field(
+        default=64,
+        ge=0,
+        description="Requests that may wait for the model. More are answered at once, with 503.",
+    )
+    max_body_mb: float = Field(
+        default=32,
+        gt=0,
+        description="The largest body of a request, in MiB. Larger ones are answered with 413.",
+    )
+    accept_any_model: bool = Field(
+        default=False,
+        description="Whether requests for models that do not exist are answered by the first one, or with 404.",
+    )
+    allowed_media_hosts: Optional[List[str]] = Field(
+        default=None,
+        description="Hosts that images of requests may be fetched from. None if not given; data: URLs always work.",
+    )
 
 
 class ModelSettings(upstream.ModelSettings):
@@ -46,6 +72,10 @@ class ModelSettings(upstream.ModelSettings):
         default=None,
         description="ggml type of the drafter's value cache. F16 if not given.",
     )
+    draft_model_block: str = Field(
+        default="whole",
+        description="How much the drafter denoises in a round: its whole block, or short, no more than its tree can use.",
+    )
     checkpoint_bytes: Optional[int] = Field(
         default=None,
         ge=0,
@@ -72,6 +102,7 @@ class ModelSettings(upstream.ModelSettings):
             n_gpu_layers=self.draft_model_n_gpu_layers,
             type_k=self.draft_model_type_k,
             type_v=self.draft_model_type_v,
+            block=self.draft_model_block,
         )
 
 

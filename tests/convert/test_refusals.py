@@ -163,6 +163,8 @@ def test_files_that_are_missing(tmp_path, refusal):
     assert "has no model*.safetensors (found: README.md, config.json)" in refusal(empty)
     (empty / "config.json").write_text("{")
     assert "is no readable JSON" in refusal(empty)
+    (empty / "config.json").write_text('{"a":' * 100_000)
+    assert "is no readable JSON" in refusal(empty)
     (empty / "config.json").unlink()
     assert "has no config.json in it" in refusal(empty)
 

@@ -9,7 +9,14 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 pytest.importorskip("openai", reason="needs the test extra: pip install '.[test]'")
 
-from servers import OPTIONS, Pair, Server, arguments  # noqa: E402
+from servers import KEY, OPTIONS, Pair, Server, arguments  # noqa: E402
+
+
+def pytest_addoption(parser):
+    """Of `pytest tests/server`; a run of the whole suite does not know them."""
+    parser.addoption("--bodies", type=int, default=None, help="Bodies that the server is sent, however long it takes.")
+    parser.addoption("--bodies_seed", type=int, default=0, help="Which ones.")
+    parser.addoption("--load_seconds", type=float, default=None, help="How long 32 clients ask the server at once.")
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +64,13 @@ def drafted(start, pair) -> Server:
     """With one. Requests do not interrupt a stream."""
     options = dict(model=pair.target, draft_model=pair.drafter, draft_model_budget=12, interrupt_requests=False)
     return start(*arguments(**options, **OPTIONS))
+
+
+@pytest.fixture(scope="session")
+def strict(start, pair) -> Server:
+    """With a drafter, a key and small limits, which takes nothing for what it is not."""
+    limits = dict(api_key=KEY, max_queue=2, max_body_mb=0.25, accept_any_model=False, model_alias="one")
+    return start(*arguments(model=pair.target, draft_model=pair.drafter, draft_model_budget=12, **{**OPTIONS, **limits}))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,8 @@ import openai
 
 # Flash attention and this variable: a CPU verifies trees with the very bits of plain decoding (docs/exactness.md).
 ENVIRONMENT = {"GGML_CPU_BATCH_INVARIANT": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
-OPTIONS = dict(n_ctx=2048, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, chat_format="chatml")
+OPTIONS = dict(accept_any_model=True, n_ctx=2048, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, chat_format="chatml")
+KEY = "secret"  # of servers that have one
 STARTED = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 
 
@@ -60,6 +61,22 @@ class Server:
     def client(self, api_key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=60)
 
+    @property
+    def headers(self) -> dict:
+        """Of requests without a client."""
+        return {"Authorization": f"Bearer {KEY}"}
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> int:
+        """How it ended."""
+        return self._process.wait(seconds)
+
     def stop(self) -> None:
         self._process.terminate()
         try:
@@ -72,7 +89,7 @@ class Server:
 class Pair:
     """A target that mostly writes digits, and a drafter that guesses many of them."""
 
-    def __init__(self, folder: Path, seed: int = 0, arch: str = "llama"):
+    def __init__(self, folder: Path, seed: int = 0, arch: str = "llama", **more):
         write = models.write_hybrid if arch in models.HYBRIDS else models.write_target
-        self.target = drafter_models.make_predictable(write(folder / f"{arch}-{seed}.gguf", arch, seed=seed))
+        self.target = drafter_models.make_predictable(write(folder / f"{arch}-{seed}.gguf", arch, seed=seed, **more))
         self.drafter = drafter_models.write_drafter(folder / f"{arch}-{seed}-dflash.gguf", self.target)

@@ -76,8 +76,9 @@ def test_missing_packages_are_named_with_what_to_install(folder):
 
 @pytest.fixture(scope="module")
 def from_environment(start, pair):
-    """Everything from the environment; requests interrupt streams, as is the default."""
+    """Everything from the environment; requests interrupt streams, as upstream's do by default."""
     options = dict(model=pair.target, draft_model=pair.drafter, draft_model_budget=9, draft_model_mode="chain", cache=True)
+    options["interrupt_requests"] = True
     return start(**{name.upper(): str(value) for name, value in {**options, **OPTIONS, "verbose": False}.items()})
 
 
@@ -87,12 +88,16 @@ def test_environment_variables_set_what_options_do(plain, from_environment):
     assert answer.timings["draft_n_accepted"] > 0
 
 
-def test_a_new_request_interrupts_a_stream_as_upstream_does(plain, from_environment):
-    with ask(from_environment, prompt="0123 " * 8, stream=True, timeout=30) as stream:
-        start = text_of(next(stream))
-        assert text_of(ask(from_environment)) == text_of(ask(plain))
-        rest = "".join(text_of(chunk) for chunk in stream)
-    assert text_of(ask(plain, prompt="0123 " * 8)).startswith(start + rest)
+def test_a_new_request_interrupts_a_stream_which_says_so(plain, from_environment):
+    text = ""
+    with pytest.raises(openai.APIError, match="another request came") as error:
+        with ask(from_environment, prompt="0123 " * 8, max_tokens=1900, stream=True, timeout=30) as stream:
+            text += text_of(next(stream))
+            assert text_of(ask(from_environment)) == text_of(ask(plain))
+            for chunk in stream:
+                text += text_of(chunk)
+    assert error.value.code == "interrupted"
+    assert text_of(ask(plain, prompt="0123 " * 8, max_tokens=1900)).startswith(text)
 
 
 def test_answers_from_the_cache_are_the_same(plain, from_environment):
@@ -117,6 +122,7 @@ CALL = dict(
 @pytest.fixture(scope="module")
 def several(folder, start, pair, other_pair, hybrid_pair):
     common = {**OPTIONS, "verbose": False}
+    del common["accept_any_model"]
     models = [
         dict(model_alias="one", model=str(pair.target), draft_model=str(pair.drafter), draft_model_budget=12),
         dict(model_alias="two", model=str(other_pair.target), draft_model=str(other_pair.drafter), draft_model_budget="auto"),
@@ -205,4 +211,5 @@ def test_every_option_of_upstream_is_there(folder):
 
     upstream, ours = options("llama_cpp.server"), options("llama_dflash.server")
     assert len(upstream) > 50 and upstream < ours
-    assert all(name.startswith("--draft_model_") for name in ours - upstream - {"--checkpoint_bytes"})
+    new = {"--checkpoint_bytes", "--max_queue", "--max_body_mb", "--accept_any_model", "--allowed_media_hosts"}
+    assert all(name.startswith("--draft_model_") for name in ours - upstream - new)
