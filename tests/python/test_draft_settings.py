@@ -6,7 +6,8 @@ import re
 import warnings
 
 import pytest
-from models import write_target
+from architectures import write_architecture
+from drafter_models import write_drafter
 from same_text import assert_same_text
 
 import llama_cpp
@@ -118,16 +119,16 @@ def test_a_budget_larger_than_the_physical_batch(pair):
 
 
 def test_a_target_whose_layers_can_not_be_read(pair, tmp_path):
-    target = write_target(tmp_path / "gemma3.gguf", "gemma3")
-    message = refusal(target, pair.draft())
-    assert 'targets of architecture "gemma3"' in message and "draft_model=None" in message
+    target = write_architecture(tmp_path / "gemma3n.gguf", "gemma3n")
+    message = refusal(target, write_drafter(tmp_path / "drafter.gguf", target))
+    assert "can't be had of architecture \"gemma3n\"" in message and "draft_model=None" in message
 
 
 def test_a_refused_drafter_leaves_no_target_behind(pair, tmp_path):
-    target = write_target(tmp_path / "gemma3.gguf", "gemma3")
+    target = write_architecture(tmp_path / "gemma3n.gguf", "gemma3n")
     with pytest.raises(ValueError):
         llm = Llama.__new__(Llama)
-        llm.__init__(str(target), draft_model=pair.draft(), **SETTINGS)
+        llm.__init__(str(target), draft_model=write_drafter(tmp_path / "drafter.gguf", target), **SETTINGS)
     assert llm._model.model is None and llm._ctx.ctx is None and llm._engine is None
 
 

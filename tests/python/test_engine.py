@@ -11,6 +11,7 @@ from same_text import assert_same_text
 
 import llama_cpp
 from llama_cpp import _internals as internals
+from llama_dflash.grammars import GrammarError, raise_grammar_error
 
 PROMPT = list(b"the digits: 0123")
 
@@ -84,15 +85,17 @@ def test_a_trees_nodes_are_the_most_probable_ones_with_the_drafters_own_probabil
                 break
 
 
-def test_a_sampler_that_throws_leaves_a_round_that_can_be_settled(tree, plain):
-    """A grammar that does not hold the argmax: `greedy` takes it all the same, and accepting it throws."""
+def test_a_grammar_that_gives_up_leaves_a_round_that_can_be_settled(tree, plain):
+    """A grammar that does not hold the argmax: `greedy` takes it all the same, and accepting it is an error."""
     text = greedy(plain, PROMPT, 20)
     tree.eval(PROMPT)
     sampler = internals.LlamaSampler()
     sampler.add_grammar(tree._model, llama_cpp.LlamaGrammar.from_string('root ::= "zz"', verbose=False))
     sampler.add_greedy()
-    with pytest.raises(RuntimeError, match="grammar"):
-        tree._engine.round(sampler.sampler, text[0], len(PROMPT), greedy=True, n_max=100)
+    _, last = tree._engine.start(text[0], len(PROMPT), 100)
+    tree._engine.next(sampler.sampler, True, last)
+    with pytest.raises(GrammarError, match="grammar"):
+        raise_grammar_error()
     assert tree._engine.settle() == len(PROMPT) + 1  # the root
     assert_same_text(plain, PROMPT, text, greedy(tree, PROMPT, 20))
 

@@ -1,7 +1,6 @@
 """Threads may load models at once: what llama.cpp and the stock layer keep once for the process is as before."""
 
 import ctypes
-import os
 import subprocess
 import sys
 import threading
@@ -81,18 +80,3 @@ def test_loading_quietly_in_several_threads_leaves_stdout_and_stderr(pair, tmp_p
         [sys.executable, "-c", OUTPUT, str(pair.target)], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert run.returncode == 0 and run.stdout == "still there\n" and "here too" in run.stderr
-
-
-def test_a_target_whose_vocabulary_has_a_token_twice_is_an_error(pair, tmp_path):
-    """llama.cpp asserts that there is none, while it loads."""
-    damaged = tmp_path / "twice.gguf"
-    damaged.write_bytes(pair.target.read_bytes().replace(b"<pad>", b"<mask"[:5]))
-    texts = pair.target.read_bytes().count(b"<pad>")
-    assert texts == 1
-    data = bytearray(pair.target.read_bytes())
-    at = data.index(b"\x01\0\0\0\0\0\0\0" + b"0")
-    data[at + 8] = ord("1")
-    damaged.write_bytes(bytes(data))
-    with pytest.raises(ValueError):
-        Llama(str(damaged), **SETTINGS)
-    assert os.fstat(1) and os.fstat(2)
