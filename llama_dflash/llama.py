@@ -233,8 +233,10 @@ class Llama(llama_cpp.Llama):
         """The context, for llama.cpp's own functions. Its memory is that of plain decoding when this is read, if no other
         thread is generating."""
         self._turns.check_open("ctx")
-        if self._walk is not None and not self._in_processor and self._turns.is_mine():
-            self._settle()
+        if self._walk is not None and not self._in_processor:
+            with self._turns.glance() as free:
+                if free:
+                    self._settle()
         return self._ctx.ctx
 
     @property
@@ -382,8 +384,11 @@ class Llama(llama_cpp.Llama):
         if walk.engine.closed:  # which drops what was not settled
             n_in_memory = walk.n_past
         else:
-            with self._remembering_no_more():
+            try:
                 n_in_memory = walk.engine.settle()
+            except RuntimeError:
+                self._recover()
+                raise
         self.n_tokens = min(self.n_tokens, n_in_memory)
         self._grown(walk, n_in_memory)
 
@@ -391,23 +396,18 @@ class Llama(llama_cpp.Llama):
         if self._checkpoints is not None:
             self._checkpoints.grown(walk.n_past, n_in_memory)
 
-    @contextlib.contextmanager
-    def _remembering_no_more(self) -> Iterator[None]:
+    def _recover(self) -> None:
         """After an error n_tokens is what is really in memory, if that is less: nothing, where a recurrent state was lost."""
-        try:
-            yield
-        except RuntimeError:
-            walk, self._walk = self._walk, None
-            with contextlib.suppress(RuntimeError):
-                self._engine.settle()  # a sampler may have failed: what was handed out stays
-            n_in_memory = llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, 0) + 1
-            if walk is not None:
-                self._grown(walk, n_in_memory)
-            if n_in_memory < self.n_tokens:
-                self.n_tokens, self._requires_eval = n_in_memory, True
-                if self._checkpoints is not None:
-                    self._checkpoints.truncate(n_in_memory)
-            raise
+        walk, self._walk = self._walk, None
+        with contextlib.suppress(RuntimeError):
+            self._engine.settle()  # a sampler may have failed: what was handed out stays
+        n_in_memory = llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, 0) + 1
+        if walk is not None:
+            self._grown(walk, n_in_memory)
+        if n_in_memory < self.n_tokens:
+            self.n_tokens, self._requires_eval = n_in_memory, True
+            if self._checkpoints is not None:
+                self._checkpoints.truncate(n_in_memory)
 
     # ---------------------------------------------------------------- the sampler
 
@@ -519,7 +519,12 @@ class Llama(llama_cpp.Llama):
             token = next(steps)
             while True:
                 self._n_completion += not llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
-                token = steps.send((yield token))
+                place = self.n_tokens
+                sent = yield token
+                if sent is None and self.draft_model is None:
+                    # the stock generator takes what was evaluated in between for proposals, if it begins with the token
+                    self.n_tokens = min(self.n_tokens, place)
+                token = steps.send(sent)
         except StopIteration:
             return
         finally:
@@ -600,21 +605,24 @@ class Llama(llama_cpp.Llama):
         new one, which is told to have n_max tokens at most."""
         started = time.perf_counter()
         place = self.n_tokens
-        with self._remembering_no_more():
+        try:
             if self._walk is None and not self._start_round(token, n_max):
                 self.eval([token])  # raises what the stock class raises
                 sampled = self.sample()
                 return _Sampled(sampled, self._logits_row(-1) if request.wants_logits else None)
-            tree = self._walk.tree
+            walk = self._walk
             self.input_ids[place : place + 1] = token  # may be shorter than the context, as in stock
             self.n_tokens = place + 1
-            sampled, goes_on = self._engine.next(self._sampler.sampler, self._sampler.is_argmax, tree)
+            sampled, goes_on = self._engine.next(self._sampler.sampler, self._sampler.is_argmax, walk.tree)
+        except RuntimeError:
+            self._recover()
+            raise
         if not goes_on:
-            walk, self._walk = self._walk, None
+            self._walk = None
             self._grown(walk, self.n_tokens)
         self._round_seconds += time.perf_counter() - started
         self._raise_processor_error()
-        logits = self._logits_row(tree.path[len(tree.sampled) - 1]) if request.wants_logits else None
+        logits = self._logits_row(walk.tree.path[len(walk.tree.sampled) - 1]) if request.wants_logits else None
         if self._logits_all:
             self.scores[place, :] = logits
         return _Sampled(sampled, logits)

@@ -109,10 +109,23 @@ class Turns:
         if self.closed:
             raise RuntimeError(_CLOSED.format(what))
 
-    def is_mine(self) -> bool:
-        """Would a turn of this caller begin at once?"""
+    @contextlib.contextmanager
+    def glance(self) -> Iterator[bool]:
+        """A turn that is had at once, or not at all, and takes nothing from a generation that waits. Says whether it is had."""
+        me = _this_caller()
         with self._changed:
-            return self._caller is None or self._caller == _this_caller()
+            free = self._n_running == 0 or self._caller == me
+            if free:
+                before, self._caller = self._caller, me
+                self._n_running += 1
+        try:
+            yield free
+        finally:
+            if free:
+                with self._changed:
+                    self._n_running -= 1
+                    self._caller = before
+                    self._pass_on()
 
     def generation(self, steps: Generator[Any, Any, Any], resumable: bool = True) -> Generator[Any, Any, Any]:
         """The same generator in a turn of its own, which begins with its first step.

@@ -314,7 +314,8 @@ def _schema(kind: str, raw: Dict[str, Any]) -> str:
 
 
 def _check_objects(values: Dict[str, Any]) -> None:
-    for name in ("dflash_config", "text_config", "transformer_layer_config", "rope_parameters", "rope_scaling"):
+    names = ("dflash_config", "text_config", "transformer_layer_config", "speculators_config")
+    for name in (*names, "rope_parameters", "rope_scaling"):
         if not isinstance(values.get(name), (dict, type(None))):
             raise ValueError(f"config.json has {name} = {values[name]!r}, expected an object")
 
@@ -347,12 +348,20 @@ def _samples_from_anchor(kind: str, schema: str, values: Dict[str, Any], dflash:
     if kind == "Domino":
         return bool(dflash.get("shift_label"))
     said = dflash.get("sample_from_anchor", values.get("sample_from_anchor"))
-    if said is None:  # DSpark drafters do (specforge's are trained so, too), but for speculators' exports without the key
-        is_dspark = kind in ("DSpark", "Gemma4 DSpark")
-        return is_dspark and schema != "speculators" and not values.get("dspark_bonus_anchor")
+    if said is None and schema == "speculators":  # older exports: as many tokens are proposed as there are positions
+        return _proposed_tokens(values) == values.get("block_size")
+    if said is None:  # DSpark drafters do; specforge's are trained so, too
+        return kind in ("DSpark", "Gemma4 DSpark") and not values.get("dspark_bonus_anchor")
     if not isinstance(said, bool):
         raise ValueError(f"config.json has sample_from_anchor = {said!r}, expected true or false")
     return said
+
+
+def _proposed_tokens(values: Dict[str, Any]) -> Any:
+    """What a speculators config says of the number of tokens that a block proposes; None if nothing."""
+    methods = (values.get("speculators_config") or {}).get("proposal_methods")
+    first = methods[0] if isinstance(methods, list) and methods else None
+    return first.get("speculative_tokens") if isinstance(first, dict) else None
 
 
 def _check_settings(kind: str, values: Dict[str, Any], dflash: Dict[str, Any]) -> None:

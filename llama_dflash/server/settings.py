@@ -72,6 +72,10 @@ class ModelSettings(upstream.ModelSettings):
         default=None,
         description="ggml type of the drafter's value cache. F16 if not given.",
     )
+    draft_model_block: str = Field(
+        default="whole",
+        description="How much the drafter denoises in a round: its whole block, or short, no more than its tree can use.",
+    )
     checkpoint_bytes: Optional[int] = Field(
         default=None,
         ge=0,
@@ -98,6 +102,7 @@ class ModelSettings(upstream.ModelSettings):
             n_gpu_layers=self.draft_model_n_gpu_layers,
             type_k=self.draft_model_type_k,
             type_v=self.draft_model_type_v,
+            block=self.draft_model_block,
         )
 
 

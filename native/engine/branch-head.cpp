@@ -4,7 +4,6 @@
 
 #include "llama-branch-head.h"
 
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -52,13 +51,7 @@ private:
 }
 
 // Files that don't say it are of the kind that was first: it samples from the anchor.
-static bool samples_from_anchor(const llama_model * model) {
-    char text[8];
-    const bool is_said = llama_model_meta_val_str(model, "dflash.sample_from_anchor", text, sizeof(text)) >= 0;
-    return !is_said || strcmp(text, "true") == 0;
-}
-
 std::unique_ptr<drafter_head> take_branch_head(llama_model * model, const llama_model * target) {
     llama_branch_head * head = llama_branch_head_take(model, target);
-    return head ? std::make_unique<branch_head>(head, samples_from_anchor(model)) : nullptr;
+    return head ? std::make_unique<branch_head>(head, says(model, "dflash.sample_from_anchor", true)) : nullptr;
 }

@@ -243,7 +243,7 @@ void check_drafter_file(const std::string & path, const llama_model * target) {
                 " tokens, the target of " + std::to_string(n_vocab) + ": this drafter was made for another target");
     }
     check_tensor_data(file.gguf.get(), file.n_bytes, "the draft model " + path);
-    check_tensor_types(file.gguf.get(), file.tensors.get(), "the draft model " + path);
+    check_tensor_types(file.gguf.get(), file.tensors.get(), "the draft model " + path, false);
     file.check_reduced_vocabulary(n_vocab);
     check_branch_head(file, n_vocab);
 }

@@ -5,6 +5,9 @@
 
 #include <memory>
 
+// A flag of the model's file, `otherwise` if it has no such key.
+bool says(const llama_model * model, const char * key, bool otherwise);
+
 class drafter_head : public branch_scores {
 public:
     // The head of a model, NULL if it has none. Before a context of the model is made. `target`: the model it drafts for.

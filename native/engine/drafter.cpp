@@ -55,19 +55,14 @@ wanted_layers::~wanted_layers() {
     }
 }
 
-static bool is_true(const llama_model * model, const char * key) {
-    char text[8];
-    return llama_model_meta_val_str(model, key, text, sizeof(text)) >= 0 && strcmp(text, "true") == 0;
-}
-
 void drafter::read_layout() {
     char text[32] = {};
     llama_model_meta_val_str(model.get(), "dflash.block_size", text, sizeof(text));
     n_block   = std::atoi(text);
     mask      = llama_vocab_mask(llama_model_get_vocab(model.get()));
     is_mrope  = llama_model_rope_type(model.get()) == LLAMA_ROPE_TYPE_MROPE;
-    is_causal = is_true(model.get(), "dflash.attention.causal");
-    first_row = (head ? head->samples_from_anchor() : is_true(model.get(), "dflash.sample_from_anchor")) ? 0 : 1;
+    is_causal = says(model.get(), "dflash.attention.causal", false);
+    first_row = (head ? head->samples_from_anchor() : says(model.get(), "dflash.sample_from_anchor", false)) ? 0 : 1;
 
     const int32_t * ids = llama_model_target_layer_ids(model.get());
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));

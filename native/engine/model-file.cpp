@@ -4,6 +4,7 @@
 
 #include "ggml.h"
 #include "gguf.h"
+#include "llama.h"
 
 #include <cmath>
 #include <cstdint>
@@ -40,7 +41,11 @@ static bool is_elementwise(const std::string & name) {
         ends_with(name, "ssm_a") || ends_with(name, "ssm_d") || ends_with(name, "ssm_conv1d.weight");
 }
 
-void check_tensor_types(const gguf_context * gguf, const ggml_context * tensors, const std::string & file) {
+static bool is_half(ggml_type type) {
+    return type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+}
+
+void check_tensor_types(const gguf_context * gguf, const ggml_context * tensors, const std::string & file, bool halves) {
     for (int64_t i = 0; i < gguf_get_n_tensors(gguf); ++i) {
         const std::string name = gguf_get_tensor_name(gguf, i);
         const ggml_type   type = gguf_get_tensor_type(gguf, i);
@@ -49,7 +54,7 @@ void check_tensor_types(const gguf_context * gguf, const ggml_context * tensors,
         if (is_integer_table(name)) {
             continue;
         }
-        if (is_elementwise(name) && type != GGML_TYPE_F32) {
+        if (is_elementwise(name) && type != GGML_TYPE_F32 && !(halves && is_half(type))) {
             refuse(file + " holds " + name + " as " + ggml_type_name(type) + ", expected f32: it is damaged, or was quantised by "
                     "something that did not know this tensor");
         }
@@ -243,7 +248,7 @@ static void check_vocabulary(const target_file & file) {
 void check_target_file(const std::string & path) {
     const target_file file(path);
     check_tensor_data(file.gguf.get(), file.n_bytes, file.file);
-    check_tensor_types(file.gguf.get(), file.tensors.get(), file.file);
+    check_tensor_types(file.gguf.get(), file.tensors.get(), file.file, llama_supports_gpu_offload());
     const std::string arch = file.text("general.architecture");
     check_numbers(file, arch);
     check_rope(file, arch);

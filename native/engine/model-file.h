@@ -9,9 +9,9 @@ struct ggml_context;
 // Throws std::invalid_argument with a sentence for the user.
 [[noreturn]] void refuse(const std::string & sentence);
 
-// Refuses a tensor that no op can compute with as it is: a norm that is not F32, a matrix of a type without products.
-// `tensors` are the file's, `file` is how a sentence calls it.
-void check_tensor_types(const gguf_context * gguf, const ggml_context * tensors, const std::string & file);
+// Refuses a tensor that no op can compute with as it is: a norm that is not F32 (or, with `halves`, F16 or BF16, which some
+// GPUs add and multiply by), a matrix of a type without products. `tensors` are the file's, `file` is how a sentence calls it.
+void check_tensor_types(const gguf_context * gguf, const ggml_context * tensors, const std::string & file, bool halves);
 
 // Refuses a tensor that ends after the file's last byte.
 void check_tensor_data(const gguf_context * gguf, size_t n_bytes, const std::string & file);

@@ -25,9 +25,11 @@ public:
     explicit selector_head(const llama_model * model) :
         k(llama_model_dflash_selector_top_k(model)),
         n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(model))),
-        width(llama_model_n_embd(model)) {}
+        width(llama_model_n_embd(model)),
+        from_anchor(says(model, "dflash.sample_from_anchor", false)) {}
 
-    int32_t n_top() const override { return k; } // the candidates
+    int32_t n_top()               const override { return k; } // the candidates
+    bool    samples_from_anchor() const override { return from_anchor; }
 
     void prepare(llama_context * ctx) override {
         llama_set_embeddings_nextn(ctx, true, /*masked*/ false); // where the lattice comes out
@@ -90,6 +92,7 @@ private:
     const int32_t k;
     const int32_t n_vocab;
     const size_t  width;
+    const bool    from_anchor;
 
     // of the last forward
     const float      * lattice = nullptr; // [n_positions][width]

@@ -33,6 +33,7 @@ void llama_drafter_read_hparams(const llama_model_loader & ml, llama_hparams & h
         hparams.n_swa += 1; // speculators' windows do not count the position itself
     }
     hparams.swa_both_ways      = flag(ml, "dflash.attention.sliding_window_both_ways", false);
+    hparams.sample_from_anchor = flag(ml, "dflash.sample_from_anchor", false); // a Markov head's default is the engine's
     hparams.target_output_norm = flag(ml, "dflash.target_output_norm", false);
 }
 

@@ -63,12 +63,16 @@ class Gguf:
         if rng.random() < 0.25:
             shape = rng.choice([shape[::-1], [*shape, 1], [int(np.prod(shape))], [1, *shape], [n + 1 for n in shape]])[:4]
         kind = rng.choice(TYPES)
-        block, size = gguf.GGML_QUANT_SIZES[kind]
-        n = -(-int(np.prod(shape)) // block) * size
+        n = n_bytes(kind, shape)
         fill = np.random.default_rng(rng.randrange(1 << 30)).integers(0, 256, n, dtype=np.uint8).tobytes()
         if rng.random() < 0.5:
             fill = bytes(n)
         return f"{tensor.name} as {kind.name} {shape}", self._with(i, shape, kind, fill)
+
+    def with_type(self, index: int, kind: gguf.GGMLQuantizationType) -> bytes:
+        """The file with a tensor of another type, all zeros."""
+        shape = [int(n) for n in self.tensors[index].shape]
+        return self._with(index, shape, kind, bytes(n_bytes(kind, shape)))
 
     def _with(self, index: int, shape: list[int], kind: int, fill: bytes) -> bytes:
         infos, data = bytearray(), bytearray()
@@ -84,6 +88,11 @@ class Gguf:
             data += bytes(-len(data) % self.alignment)
         head = self.data[: self.infos] + infos
         return head + bytes(-len(head) % self.alignment) + data
+
+
+def n_bytes(kind: gguf.GGMLQuantizationType, shape: list[int]) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return -(-int(np.prod(shape)) // block) * size
 
 
 def _numbers(field: gguf.ReaderField):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS)]
-sys.path.append(str(TESTS / "convert"))
+sys.path += [str(TESTS), str(TESTS / "convert")]  # at the end: other folders' tests import their own conftest by its name
 
 import drafter_models  # noqa: E402
 import models  # noqa: E402

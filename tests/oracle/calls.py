@@ -89,8 +89,6 @@ class Session:
         return self.position()
 
     def evaluate(self, tokens: list[int]) -> Any:
-        if self.llm._logits_all and len(tokens) > 1 and tokens[0] == self.last:
-            tokens = tokens[:1]  # else they are proposals to the stock generator, which it keeps in memory
         self.llm.eval(tokens)
         return self.position()
 

@@ -111,6 +111,7 @@ def cases(draw, n_pairs: int) -> dict[str, Any]:
             "budget": draw(st.one_of(st.integers(1, 64), st.just("auto"))),
             "device_outputs": draw(st.booleans()),
             "context": draw(st.sampled_from([4096, 24])),
+            "block": draw(st.sampled_from(["whole", "short"])),
         },
         "logits_all": draw(st.sampled_from([False, False, True])),
         "prompt": draw(prompts),

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "python")]
+sys.path.append(str(TESTS))  # at the end: other folders' tests import their own conftest by its name
 
 import drafter_models  # noqa: E402
 import models  # noqa: E402

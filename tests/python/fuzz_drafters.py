@@ -1,6 +1,6 @@
 """Loads damaged drafters and generates with those that load. Run by test_drafter_files.py in a process of its own.
 
-usage: fuzz_drafters.py TARGET DRAFTER WORK_FILE {truncate|flip|keys} [FIRST LAST]
+usage: fuzz_drafters.py TARGET DRAFTER WORK_FILE {truncate|flip|values|types} [FIRST LAST]
 
 Prints every case before it is tried, so that after a crash the last line names it. Exit code 1 if a case raised
 something else than ValueError or RuntimeError, or if a text changed.
@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 
 import gguf
+
+sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
+
+from damage import Gguf
 
 from llama_dflash import DFlashDraft, Llama
 from llama_dflash._engine import Engine
@@ -113,10 +117,19 @@ def strange_values(path):
                 yield f"{name} = {value}", data[:offset] + packed + data[offset + size :]
 
 
+def other_types(path):
+    """(name, bytes) with one tensor of another type, in a file that is otherwise right."""
+    file = Gguf(path)
+    for i, tensor in enumerate(file.tensors):
+        for kind in gguf.GGMLQuantizationType:
+            if kind != tensor.tensor_type:
+                yield f"{tensor.name} as {kind.name}", file.with_type(i, kind)
+
+
 def main():
     target, drafter, work = map(Path, sys.argv[1:4])
     mode, limits = sys.argv[4], list(map(int, sys.argv[5:7]))
-    cases = {"truncate": truncated, "flip": flipped, "values": strange_values}[mode]
+    cases = {"truncate": truncated, "flip": flipped, "values": strange_values, "types": other_types}[mode]
     llm = Llama(str(target), n_ctx=256, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, verbose=False)
     expected = list(itertools.islice(llm.generate(PROMPT, temp=0.0), 12))
     loaded = refused = 0
@@ -142,6 +155,7 @@ def main():
         except RuntimeError as error:
             print(f"  {error}")
         finally:
+            llm.reset()
             llm._engine.close()
             llm._engine = None
     llm.reset()

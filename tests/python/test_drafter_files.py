@@ -17,6 +17,9 @@ from llama_dflash import Llama
 
 PROMPT = list(b"the digits: 0123")
 FUZZ = Path(__file__).with_name("fuzz_drafters.py")
+sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
+
+from damage import Gguf  # noqa: E402
 
 
 def refusal(target, drafter):
@@ -139,6 +142,26 @@ def test_a_missing_tensor(pair, folder):
     for name in names:
         if not name.endswith("attn_v.weight"):  # K then serves as V too
             refusal(pair.target, write_drafter(folder / "tensor.gguf", pair.target, omit={name}))
+
+
+@pytest.mark.parametrize("head", [None, "markov", "selector"])
+def test_a_tensor_of_any_other_type_is_refused_or_works(pair, tmp_path, head):
+    """In a process of its own. Files that are right but for one tensor's type: every tensor, every type."""
+    drafter = write_drafter(tmp_path / "drafter.gguf", pair.target, n_layer=1, head=head)
+    command = [sys.executable, str(FUZZ), str(pair.target), str(drafter), str(tmp_path / "case.gguf"), "types"]
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
+    cases = [line for line in run.stdout.splitlines() if line.startswith("case ")]
+    assert run.returncode == 0, f"exit code {run.returncode} at {cases[-1:]}\n{run.stderr[-2000:]}"
+    assert len(cases) > 300 and "done: " in run.stdout
+
+
+def test_the_refusal_of_a_type_names_tensor_and_types(pair, tmp_path):
+    file = Gguf(pair.drafter)
+    for name, kind, expected in [("fc.weight", "I32", "expected f32, f16, bf16"), ("output_norm.weight", "F16", "expected f32")]:
+        i = next(i for i, tensor in enumerate(file.tensors) if tensor.name == name)
+        (tmp_path / "typed.gguf").write_bytes(file.with_type(i, gguf.GGMLQuantizationType[kind]))
+        message = refusal(pair.target, tmp_path / "typed.gguf")
+        assert f"holds {name} as {kind.lower()}, {expected}" in message
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "huge", "zero", "noise"])
