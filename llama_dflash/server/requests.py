@@ -188,7 +188,8 @@ def _schemas(request: Request) -> Iterator[Any]:
     response_format, choice = request.get("response_format"), request.get("tool_choice")
     if isinstance(response_format, dict) and response_format.get("schema") is not None:
         yield response_format["schema"]
-    for tool in request.get("tools") or ():
+    tools = request.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
         if choice == "required" or (_name_of(choice) is not None and _name_of(choice) == _name_of(tool)):
             yield tool["function"].get("parameters")
 
@@ -234,7 +235,7 @@ def _check_tools(request: Request) -> None:
     for i, tool in enumerate(tools if isinstance(tools, list) else ()):
         if _name_of(tool) is None:
             raise WrongRequest(f"tools.{i}: found {_shown(tool)}, expected a function with a name", f"tools.{i}")
-    if choice == "required" and not tools:
+    if choice == "required" and not (isinstance(tools, list) and tools):
         raise WrongRequest('tool_choice is "required", but there are no tools', "tool_choice")
     wanted = _name_of(choice)
     if wanted is not None and wanted not in map(_name_of, tools if isinstance(tools, list) else ()):

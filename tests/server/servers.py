@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import drafter_models
+import httpx
 import models
 import openai
 
@@ -16,6 +17,10 @@ ENVIRONMENT = {"GGML_CPU_BATCH_INVARIANT": "1", "PYTHONPATH": os.pathsep.join(fi
 OPTIONS = dict(accept_any_model=True, n_ctx=2048, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, chat_format="chatml")
 KEY = "secret"  # of servers that have one
 STARTED = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
+
+
+# For requests without the openai client. No certificates: reading them takes longer than most of what is asked.
+HTTP = httpx.Client(verify=False, trust_env=False, timeout=30)
 
 
 def arguments(**options) -> list:

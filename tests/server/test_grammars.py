@@ -4,10 +4,10 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import openai
 import pytest
 from asking import EXACT, MESSAGES, chat, complete, streamed, text_of
+from servers import HTTP
 
 WRONG = {
     "unfinished": "root ::= (",
@@ -74,7 +74,7 @@ def test_health_answers_whatever_a_grammar_costs(drafted):
         slowest = 0.0
         while not all(one.done() for one in asked):
             started = time.monotonic()
-            assert httpx.get(f"{drafted.url}/health", timeout=10).json() == {"status": "ok"}
+            assert HTTP.get(f"{drafted.url}/health", timeout=10).json() == {"status": "ok"}
             slowest = max(slowest, time.monotonic() - started)
         [one.result() for one in asked]
     assert slowest < 2

@@ -10,14 +10,14 @@ import httpx
 import openai
 import pytest
 from asking import MESSAGES, chat, complete
-from servers import KEY
+from servers import HTTP, KEY
 
 JSON = {"Content-Type": "application/json"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
 
 
 def post(server, body, path="/v1/completions", **headers):
-    return httpx.post(server.url + path, content=body, headers={**JSON, **server.headers, **headers}, timeout=20)
+    return HTTP.post(server.url + path, content=body, headers={**JSON, **server.headers, **headers}, timeout=20)
 
 
 def error_of(answer, status):
@@ -125,7 +125,7 @@ def test_a_large_body_is_refused_while_it_comes(strict):
             yield b"x" * 20_000
 
     try:
-        answer = httpx.post(f"{strict.url}/v1/completions", content=parts(), headers={**JSON, **strict.headers}, timeout=20)
+        answer = HTTP.post(f"{strict.url}/v1/completions", content=parts(), headers={**JSON, **strict.headers}, timeout=20)
         assert "--max_body_mb" in error_of(answer, 413)["message"]
     except httpx.TransportError:  # the connection was closed while we sent
         pass
@@ -153,7 +153,7 @@ def test_health_answers_while_a_long_text_is_tokenized(drafted):
         slowest = 0.0
         while not asked.done():
             started = time.monotonic()
-            assert httpx.get(f"{drafted.url}/health", timeout=20).status_code == 200
+            assert HTTP.get(f"{drafted.url}/health", timeout=20).status_code == 200
             slowest = max(slowest, time.monotonic() - started)
     assert asked.result().json()["count"] > 1_000_000 and slowest < 1
 

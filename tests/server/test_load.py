@@ -10,12 +10,12 @@ from collections import Counter
 import httpx
 import pytest
 from asking import EXACT
-from servers import OPTIONS, arguments
+from servers import HTTP, OPTIONS, arguments
 
 N_CLIENTS = 32
-SECONDS = 8.0  # of the suite
+SECONDS = 6.0  # of the suite
 WORDS = ("digits", "numbers", "figures", "sums")
-N_PROMPTS = 48
+N_PROMPTS = 32
 
 
 def prompt_of(i):
@@ -29,7 +29,7 @@ def n_tokens_of(i):
 
 @pytest.fixture(scope="module")
 def server(start, pair):
-    options = {**OPTIONS, "verbose": False, "max_queue": N_CLIENTS, "n_threads": 2, "n_threads_batch": 2}
+    options = {**OPTIONS, "verbose": False, "max_queue": N_CLIENTS}
     return start(*arguments(model=pair.target, draft_model=pair.drafter, draft_model_budget=8, **options))
 
 
@@ -47,7 +47,7 @@ class Client(threading.Thread):
         self.counts, self.wrong, self.seconds = Counter(), [], []
 
     def run(self):
-        with httpx.Client(timeout=120) as http:
+        with httpx.Client(verify=False, trust_env=False, timeout=120) as http:
             while time.monotonic() < self._end:
                 i, kind = self._rng.randrange(N_PROMPTS), self._rng.random()
                 started = time.monotonic()
@@ -94,7 +94,7 @@ def rss_mb(pid):
 def test_thirty_two_clients_get_their_own_texts_to_the_end_and_memory_stays(server, pytestconfig, capsys):
     seconds = pytestconfig.getoption("--load_seconds", None) or SECONDS
     expected = [
-        httpx.post(f"{server.url}/v1/completions", json=request_of(i), timeout=60).json()["choices"][0]["text"]
+        HTTP.post(f"{server.url}/v1/completions", json=request_of(i), timeout=60).json()["choices"][0]["text"]
         for i in range(N_PROMPTS)
     ]
     assert len(set(expected)) > N_PROMPTS / 2, "or this shows little"
@@ -106,7 +106,7 @@ def test_thirty_two_clients_get_their_own_texts_to_the_end_and_memory_stays(serv
     memory, slowest_health = [], 0.0
     while time.monotonic() < end:
         started = time.monotonic()
-        assert httpx.get(f"{server.url}/health", timeout=30).status_code == 200
+        assert HTTP.get(f"{server.url}/health", timeout=30).status_code == 200
         slowest_health = max(slowest_health, time.monotonic() - started)
         memory.append(rss_mb(server.pid))
         time.sleep(min(1.0, seconds / 20))

@@ -3,8 +3,8 @@
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import httpx
 import pytest
+from servers import HTTP
 
 from llama_dflash.server.errors import WrongRequest
 from llama_dflash.server.media import MediaHosts
@@ -12,7 +12,7 @@ from llama_dflash.server.media import MediaHosts
 
 def get(server, path, key=None, method="GET", **headers):
     headers = {**headers, **({"Authorization": key} if key is not None else {})}
-    return httpx.request(method, server.url + path, headers=headers, timeout=10)
+    return HTTP.request(method, server.url + path, headers=headers, timeout=10)
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/metrics", "/v1/models", "/nowhere", "/"])
@@ -31,7 +31,7 @@ def test_with_a_key_health_wants_none_and_says_nothing_more(strict):
 
 
 def test_a_body_is_not_read_for_who_has_no_key(strict):
-    assert httpx.post(f"{strict.url}/v1/completions", content=b"x" * 400_000, timeout=10).status_code == 401
+    assert HTTP.post(f"{strict.url}/v1/completions", content=b"x" * 400_000, timeout=10).status_code == 401
 
 
 def test_a_wrong_key_is_compared_in_a_time_that_says_nothing_about_it(monkeypatch):

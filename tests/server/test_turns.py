@@ -10,14 +10,14 @@ import httpx
 import openai
 import pytest
 from asking import EXACT, complete, text_of
-from servers import KEY, OPTIONS, arguments
+from servers import HTTP, KEY, OPTIONS, arguments
 
 LONG = dict(n=100, max_tokens=1500, stream=True)  # minutes, if nobody ends it
 
 
 def metrics(server):
     """The values of /metrics by their names, labels included."""
-    text = httpx.get(f"{server.url}/metrics", headers=server.headers, timeout=10).text
+    text = HTTP.get(f"{server.url}/metrics", headers=server.headers, timeout=10).text
     return {name: float(value) for name, value in re.findall(r"^(llama_dflash_\S+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -128,7 +128,7 @@ def test_one_line_of_the_log_tells_of_a_client_that_left(held):
 def test_what_needs_no_model_does_not_wait(held):
     for path in ("/health", "/v1/models", "/metrics"):
         started = time.monotonic()
-        assert httpx.get(held.url + path, headers=held.headers, timeout=10).status_code == 200
+        assert HTTP.get(held.url + path, headers=held.headers, timeout=10).status_code == 200
         assert time.monotonic() - started < 2
 
 

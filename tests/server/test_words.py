@@ -185,6 +185,7 @@ def test_a_request_names_a_model_that_there_is_or_none():
         (CHAT, shown({"type": "image_url", "image_url": "file:///etc/passwd"}), WrongRequest, "not fetched"),
         (CHAT, {"tool_choice": "required"}, WrongRequest, "no tools"),
         (CHAT, {"tool_choice": {"function": {"name": "b"}}, "tools": ONE}, WrongRequest, "'b' not found in tools"),
+        (CHAT, {"tool_choice": "required", "tools": 3}, WrongRequest, "no tools"),
         (CHAT, {"tools": [3]}, WrongRequest, "tools.0: found 3"),
         (CHAT, {"tools": ONE * 2000}, WrongRequest, "tools: found 2000"),
         (CHAT, {"response_format": {"schema": {"type": "string", "minLength": 10**9}}}, GrammarError, "repetition"),
@@ -193,6 +194,11 @@ def test_a_request_names_a_model_that_there_is_or_none():
 def test_what_is_wrong_with_a_request_is_said_before_it_waits(path, request_, error, said):
     with pytest.raises(error, match=said):
         translated(request_, path)
+
+
+def test_what_is_no_list_of_tools_is_left_to_upstream_to_refuse():
+    for tools in (1, "a", {"a": 1}, None):
+        assert translated({"tools": tools}) == {"tools": tools}
 
 
 def test_images_are_taken_from_the_request_and_from_hosts_that_are_allowed():
