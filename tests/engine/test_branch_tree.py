@@ -32,11 +32,11 @@ struct table : branch_scores {
     std::vector<float> logprobs; // [n_positions][n_vocab][n_vocab]
     std::vector<int>   asked;
 
-    std::vector<position_candidates> children(int32_t depth, const std::vector<llama_token> & parents, int32_t k) override {
+    std::vector<position_candidates> children(int32_t depth, const std::vector<branch_parent> & parents, int32_t k) override {
         std::vector<position_candidates> res;
         asked.push_back((int) parents.size());
-        for (const llama_token parent : parents) {
-            const float * row = &logprobs[((size_t) (depth - 1)*n_vocab + parent)*n_vocab];
+        for (const branch_parent & parent : parents) {
+            const float * row = &logprobs[((size_t) (depth - 1)*n_vocab + parent.token)*n_vocab];
             std::vector<llama_token> order(n_vocab);
             std::iota(order.begin(), order.end(), 0);
             std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return row[a] > row[b]; });
