@@ -213,7 +213,7 @@ static __global__ void __launch_bounds__(32*WARPS, 1) few_rows_kernel(const few_
     using weights = few_rows_weights<type>;
     using ring    = few_rows_ring<type, SLOTS>;
     constexpr int AT_ONCE = 4;                    // parts
-    constexpr int AHEAD   = N8 <= 2 ? 2 : 1;      // parts; more does not fit the registers
+    constexpr int AHEAD   = N8 > 2 ? 1 : N8 == 2 && type == GGML_TYPE_Q6_K ? 3 : type == GGML_TYPE_Q5_K ? 1 : 2; // parts, as measured
     constexpr int STEP    = N8*FEW_ROWS_PARTS*32; // of `fragments`, for a block of columns
 
     extern __shared__ __align__(16) uint8_t few_rows_shared[];

@@ -44,9 +44,14 @@ template <ggml_type type, int N8> static void few_rows_launch_tokens(few_rows_pr
     const int n_tiles = (product.n_tiles + n_thread_blocks - 1)/n_thread_blocks;
     product.max_tiles = std::min({ MAX_TILES, n_tiles, (limit - shape::RINGS)/most::SUMS + 1 });
 
+    // One thread block on a multiprocessor, and no more: else blocks of the next product that start early (they copy weights
+    // ahead) end up two on one multiprocessor and none on another. For 8 tokens registers would leave room for two.
+    const int alone = (int) device.smpbo/2 + 1024;
+    const int bytes = N8 == 1 ? std::max(shape::bytes(product.max_tiles), std::min(alone, limit)) : shape::bytes(product.max_tiles);
+
     const auto kernel = few_rows_kernel<type, N8, FEW_ROWS_SLOTS, FEW_ROWS_WARPS>;
     CUDA_SET_SHARED_MEMORY_LIMIT(kernel, limit);
-    ggml_cuda_kernel_launch(kernel, ggml_cuda_kernel_launch_params(dim3(n_thread_blocks), dim3(32*FEW_ROWS_WARPS), shape::bytes(product.max_tiles), stream), product);
+    ggml_cuda_kernel_launch(kernel, ggml_cuda_kernel_launch_params(dim3(n_thread_blocks), dim3(32*FEW_ROWS_WARPS), bytes, stream), product);
 }
 
 template <ggml_type type> void few_rows_launch(few_rows_product product, cudaStream_t stream) {

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdlib>
 
-static constexpr int MIN_TOKENS = 2;  // one token: ggml's vector kernels, which also fuse what follows
 static constexpr int MAX_FUSED  = 8;
 
 static bool is_wanted(int cc) {
@@ -27,6 +26,17 @@ static size_t bytes_needed(ggml_type type) {
         case GGML_TYPE_Q6_K:   return few_rows_bytes<GGML_TYPE_Q6_K>();
         case GGML_TYPE_IQ4_XS: return few_rows_bytes<GGML_TYPE_IQ4_XS>();
         default:               return 0;
+    }
+}
+
+// From how many tokens on the kernel is faster than ggml's vector kernels, measured on an H100 (docs/gpu.md). One token is
+// theirs: they also fuse what follows.
+static int min_tokens(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_Q4_0:   return 4;
+        case GGML_TYPE_IQ4_XS: return 5;
+        case GGML_TYPE_Q8_0:   return 6;
+        default:               return 2;
     }
 }
 
@@ -52,7 +62,7 @@ static bool applies(const ggml_tensor * src0, const ggml_tensor * src1, const gg
     if (bytes_needed(src0->type) == 0 || bytes_needed(src0->type) > device.smpbo) {
         return false;
     }
-    if (src1->ne[1] < MIN_TOKENS || src1->ne[1] > FEW_ROWS_MAX_TOKENS || ggml_nrows(src1) != src1->ne[1] || ggml_nrows(src0) != src0->ne[1]) {
+    if (src1->ne[1] < min_tokens(src0->type) || src1->ne[1] > FEW_ROWS_MAX_TOKENS || ggml_nrows(src1) != src1->ne[1] || ggml_nrows(src0) != src0->ne[1]) {
         return false;
     }
     if (src0->ne[0] % FEW_ROWS_BLOCK != 0 || src0->ne[0] > FEW_ROWS_MAX_COLUMNS || src0->ne[1] % FEW_ROWS_TILE != 0) {

@@ -1,5 +1,5 @@
-// Products of quantised weights with a few rows of activations ("tokens", 2 to 64) in ggml's CUDA backend: few-rows-kernel.cuh
-// where it applies and is known to be faster, ggml's own kernels everywhere else.
+// Products of quantised weights with a few rows of activations ("tokens": 2, for some types 4 to 6, to 64) in ggml's CUDA
+// backend: by few-rows-kernel.cuh where it applies and is known to be faster, by ggml's own kernels everywhere else.
 //
 // GGML_CUDA_FEW_ROWS=0 turns it off, =1 turns it on for every NVIDIA GPU from compute capability 8.0 on; without the variable
 // it is on for those where it was measured (9.0).
