@@ -29,13 +29,13 @@ static size_t bytes_needed(ggml_type type) {
     }
 }
 
-// From how many tokens on the kernel is faster than ggml's vector kernels, measured on an H100 (docs/gpu.md). One token is
-// theirs: they also fuse what follows.
+// From how many tokens on the kernel serves and no longer ggml's vector kernels, so that fewer tokens never take longer than
+// more; measured on an H100 (docs/gpu.md). One token is theirs: they also fuse what follows.
 static int min_tokens(ggml_type type) {
     switch (type) {
-        case GGML_TYPE_Q4_0:   return 4;
-        case GGML_TYPE_IQ4_XS: return 5;
-        case GGML_TYPE_Q8_0:   return 6;
+        case GGML_TYPE_Q4_0:
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_IQ4_XS: return 4;
         default:               return 2;
     }
 }

@@ -1,4 +1,4 @@
-// Products of quantised weights with a few rows of activations ("tokens": 2, for some types 4 to 6, to 64) in ggml's CUDA
+// Products of quantised weights with a few rows of activations ("tokens": 2, for some types 4, to 64) in ggml's CUDA
 // backend: by few-rows-kernel.cuh where it applies and is known to be faster, by ggml's own kernels everywhere else.
 //
 // GGML_CUDA_FEW_ROWS=0 turns it off, =1 turns it on for every NVIDIA GPU from compute capability 8.0 on; without the variable
