@@ -12,22 +12,11 @@
 
 #include <cstdint>
 
-#define FEW_ROWS_DEVICE static __host__ __device__ __forceinline__
+#define FEW_ROWS_DEVICE static __device__ __forceinline__
 
 // ---------------------------------------------------------------- instructions
 
-FEW_ROWS_DEVICE uint32_t few_rows_permute(uint32_t a, uint32_t b, uint32_t selector) {
-#ifdef __CUDA_ARCH__
-    return __byte_perm(a, b, selector);
-#else
-    const uint64_t both = ((uint64_t) b << 32) | a;
-    uint32_t result = 0;
-    for (int i = 0; i < 4; i++) {
-        result |= ((both >> 8*((selector >> 4*i) & 7)) & 0xFF) << 8*i;
-    }
-    return result;
-#endif
-}
+FEW_ROWS_DEVICE uint32_t few_rows_permute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
 
 FEW_ROWS_DEVICE half2 few_rows_as_half2(uint32_t bits) {
     half2 result;
@@ -39,14 +28,6 @@ FEW_ROWS_DEVICE uint32_t few_rows_bits(half2 value) {
     uint32_t result;
     memcpy(&result, &value, 4);
     return result;
-}
-
-FEW_ROWS_DEVICE half2 few_rows_fma(half2 a, half2 b, half2 c) {
-#ifdef __CUDA_ARCH__
-    return __hfma2(a, b, c);
-#else
-    return __floats2half2_rn(__low2float(a)*__low2float(b) + __low2float(c), __high2float(a)*__high2float(b) + __high2float(c));
-#endif
 }
 
 // Both halves of a word of two.
@@ -64,13 +45,9 @@ FEW_ROWS_DEVICE half2 few_rows_odd_bytes(uint32_t word)  { return few_rows_as_ha
 
 // (word & mask) | bits, in one instruction: a compiler that sees two constants makes two of it.
 FEW_ROWS_DEVICE uint32_t few_rows_and_or(uint32_t word, uint32_t mask, uint32_t bits) {
-#ifdef __CUDA_ARCH__
     uint32_t result;
     asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(result) : "r"(word), "r"(mask), "r"(bits));
     return result;
-#else
-    return (word & mask) | bits;
-#endif
 }
 
 template <int N> FEW_ROWS_DEVICE void few_rows_words(const uint8_t * at, uint32_t (&words)[N]) { // 4-byte aligned
@@ -150,18 +127,18 @@ template <> struct few_rows_weights<GGML_TYPE_Q4_K> {
     template <int N> struct raw {
         uint32_t q[N];
 
-        __host__ __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
+        __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
             few_rows_words_of_16(row + 16 + 32*t + 4*j0, q);
         }
-        __host__ __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
+        __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
             const half2    k1024 = few_rows_as_half2(FEW_ROWS_1024), k64 = few_rows_constant(-64.0f), k16th = few_rows_constant(1/16.0f);
             const uint32_t even = q[i], odd = q[i] >> 8;
             const half2 low02  = __hsub2(few_rows_as_half2(few_rows_and_or(even, 0x000F000F, FEW_ROWS_1024)), k1024);
             const half2 low13  = __hsub2(few_rows_as_half2(few_rows_and_or(odd, 0x000F000F, FEW_ROWS_1024)), k1024);
-            const half2 high02 = few_rows_fma(few_rows_as_half2(few_rows_and_or(even, 0x00F000F0, FEW_ROWS_1024)), k16th, k64); // 1024 + 16q
-            const half2 high13 = few_rows_fma(few_rows_as_half2(few_rows_and_or(odd, 0x00F000F0, FEW_ROWS_1024)), k16th, k64);
-            return { few_rows_fma(low02,  s.scale_low,  s.min_low),  few_rows_fma(low13,  s.scale_low,  s.min_low),
-                     few_rows_fma(high02, s.scale_high, s.min_high), few_rows_fma(high13, s.scale_high, s.min_high) };
+            const half2 high02 = __hfma2(few_rows_as_half2(few_rows_and_or(even, 0x00F000F0, FEW_ROWS_1024)), k16th, k64); // 1024 + 16q
+            const half2 high13 = __hfma2(few_rows_as_half2(few_rows_and_or(odd, 0x00F000F0, FEW_ROWS_1024)), k16th, k64);
+            return { __hfma2(low02,  s.scale_low,  s.min_low),  __hfma2(low13,  s.scale_low,  s.min_low),
+                     __hfma2(high02, s.scale_high, s.min_high), __hfma2(high13, s.scale_high, s.min_high) };
         }
     };
 };
@@ -173,7 +150,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q5_K> {
     template <int N> struct raw {
         uint32_t q[N], h[N]; // h: a fifth bit, bit 0 for low and bit 1 for high
 
-        __host__ __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
+        __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
             few_rows_words_of_16(row + 48 + 32*t + 4*j0, q);
             few_rows_words_of_16(row + 16 + 4*j0, h);
 #pragma unroll
@@ -181,15 +158,15 @@ template <> struct few_rows_weights<GGML_TYPE_Q5_K> {
                 h[i] >>= 2*t;
             }
         }
-        __host__ __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
+        __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
             const half2    k1024 = few_rows_as_half2(FEW_ROWS_1024), k64 = few_rows_constant(-64.0f), k16th = few_rows_constant(1/16.0f);
             const uint32_t even = q[i], odd = q[i] >> 8;
             const half2 low02  = __hsub2(few_rows_as_half2(few_rows_and_or(h[i] << 4, 0x00100010, few_rows_and_or(even, 0x000F000F, FEW_ROWS_1024))), k1024);
             const half2 low13  = __hsub2(few_rows_as_half2(few_rows_and_or(h[i] >> 4, 0x00100010, few_rows_and_or(odd, 0x000F000F, FEW_ROWS_1024))), k1024);
-            const half2 high02 = few_rows_fma(few_rows_as_half2(few_rows_and_or(h[i] << 7, 0x01000100, few_rows_and_or(even, 0x00F000F0, FEW_ROWS_1024))), k16th, k64);
-            const half2 high13 = few_rows_fma(few_rows_as_half2(few_rows_and_or(h[i] >> 1, 0x01000100, few_rows_and_or(odd, 0x00F000F0, FEW_ROWS_1024))), k16th, k64);
-            return { few_rows_fma(low02,  s.scale_low,  s.min_low),  few_rows_fma(low13,  s.scale_low,  s.min_low),
-                     few_rows_fma(high02, s.scale_high, s.min_high), few_rows_fma(high13, s.scale_high, s.min_high) };
+            const half2 high02 = __hfma2(few_rows_as_half2(few_rows_and_or(h[i] << 7, 0x01000100, few_rows_and_or(even, 0x00F000F0, FEW_ROWS_1024))), k16th, k64);
+            const half2 high13 = __hfma2(few_rows_as_half2(few_rows_and_or(h[i] >> 1, 0x01000100, few_rows_and_or(odd, 0x00F000F0, FEW_ROWS_1024))), k16th, k64);
+            return { __hfma2(low02,  s.scale_low,  s.min_low),  __hfma2(low13,  s.scale_low,  s.min_low),
+                     __hfma2(high02, s.scale_high, s.min_high), __hfma2(high13, s.scale_high, s.min_high) };
         }
     };
 };
@@ -216,7 +193,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q6_K> {
     template <int N> struct raw {
         uint32_t low[N], high[N]; // the six bits of a column in a byte
 
-        __host__ __device__ __forceinline__ void load(const uint8_t * row, int offset, int t, int j0) {
+        __device__ __forceinline__ void load(const uint8_t * row, int offset, int t, int j0) {
             uint32_t h[N];
             few_rows_words_of_2(row + 64*(t >> 1) + 4*j0,       offset, low);
             few_rows_words_of_2(row + 64*(t >> 1) + 4*j0 + 32,  offset, high);
@@ -229,7 +206,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q6_K> {
                 high[i] = few_rows_and_or(high[i] >> shift, 0x0F0F0F0F, (h[i] << 2) & 0x30303030);
             }
         }
-        __host__ __device__ __forceinline__ few_rows_part part(int i, int j, const scales & s) const {
+        __device__ __forceinline__ few_rows_part part(int i, int j, const scales & s) const {
             const half2 k1056 = few_rows_constant(1056.0f);
             const half2 scale_low = j < 4 ? s.low0 : s.low1, scale_high = j < 4 ? s.high0 : s.high1;
             return { __hmul2(__hsub2(few_rows_even_bytes(low[i]),  k1056), scale_low),  __hmul2(__hsub2(few_rows_odd_bytes(low[i]),  k1056), scale_low),
@@ -254,7 +231,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q8_0> {
     template <int N> struct raw {
         uint32_t low[N], high[N];
 
-        __host__ __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
+        __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
             uint32_t words[N + 1];
             few_rows_words(row + 68*t + 4*j0, words);
             few_rows_words(row + 68*t + 36 + 4*j0, high);
@@ -264,7 +241,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q8_0> {
                 high[i] ^= 0x80808080;
             }
         }
-        __host__ __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
+        __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
             const half2 k1152 = few_rows_constant(1152.0f);
             return { __hmul2(__hsub2(few_rows_even_bytes(low[i]),  k1152), s.low),  __hmul2(__hsub2(few_rows_odd_bytes(low[i]),  k1152), s.low),
                      __hmul2(__hsub2(few_rows_even_bytes(high[i]), k1152), s.high), __hmul2(__hsub2(few_rows_odd_bytes(high[i]), k1152), s.high) };
@@ -280,7 +257,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q4_0> {
     template <int N> struct raw {
         uint32_t low[N], high[N];
 
-        __host__ __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
+        __device__ __forceinline__ void load(const uint8_t * row, int, int t, int j0) {
             const int first = j0 & 3, shift = j0 & 4;
             constexpr int n = N < 4 ? N : 4;
             uint32_t words[n + 1], more[n];
@@ -293,7 +270,7 @@ template <> struct few_rows_weights<GGML_TYPE_Q4_0> {
                 high[i] = more[i % n] >> by;
             }
         }
-        __host__ __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
+        __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
             const half2 k1032 = few_rows_constant(1032.0f);
             return { value(low[i],  s.low,  k1032), value(low[i]  >> 8, s.low,  k1032),
                      value(high[i], s.high, k1032), value(high[i] >> 8, s.high, k1032) };
@@ -323,7 +300,7 @@ template <> struct few_rows_weights<GGML_TYPE_IQ4_XS> {
     template <int N> struct raw {
         uint32_t low[N], high[N]; // a table's entries + 128, in bytes
 
-        __host__ __device__ __forceinline__ void load(const uint8_t * row, int offset, int t, int j0) {
+        __device__ __forceinline__ void load(const uint8_t * row, int offset, int t, int j0) {
             const int first = j0 & 3, shift = j0 & 4;
             constexpr int n = N < 4 ? N : 4;
             uint32_t words[n], more[n];
@@ -346,7 +323,7 @@ template <> struct few_rows_weights<GGML_TYPE_IQ4_XS> {
             const uint32_t mask     = ((word >> 3) & 0x01010101)*0xFF;
             return (negative & ~mask) | (positive & mask);
         }
-        __host__ __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
+        __device__ __forceinline__ few_rows_part part(int i, int, const scales & s) const {
             const half2 k1152 = few_rows_constant(1152.0f);
             return { __hmul2(__hsub2(few_rows_even_bytes(low[i]),  k1152), s.low),  __hmul2(__hsub2(few_rows_odd_bytes(low[i]),  k1152), s.low),
                      __hmul2(__hsub2(few_rows_even_bytes(high[i]), k1152), s.high), __hmul2(__hsub2(few_rows_odd_bytes(high[i]), k1152), s.high) };
