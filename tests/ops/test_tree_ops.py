@@ -1,15 +1,9 @@
 """Runs vendor/ggml-tree-ops/tests/test-tree-ops.cpp, compiled here, over the installed libraries."""
 
-import importlib.util
 import os
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-OPS = ROOT / "vendor" / "ggml-tree-ops"
 
 CHECKS = [
     "a_gpu_agrees_with_the_cpu",
@@ -39,24 +33,9 @@ WRONG_GRAPHS = {
 }
 
 
-def library_folder() -> Path:
-    if "LLAMA_CPP_LIB_PATH" in os.environ:
-        return Path(os.environ["LLAMA_CPP_LIB_PATH"])
-    return Path(importlib.util.find_spec("llama_dflash").origin).parent / "lib"
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    headers = ROOT.glob("build/*/src/*/vendor/llama.cpp/ggml/include/ggml.h")
-    header = next((h for h in headers if "GGML_OP_SSM_CONV_TREE" in h.read_text(encoding="utf-8")), None)
-    if compiler is None or header is None:
-        pytest.skip("needs a C++ compiler and the patched llama.cpp of a build of this checkout")
-    program = tmp_path_factory.mktemp("ops") / "test-tree-ops"
-    library = library_folder()
-    command = [compiler, "-std=c++17", "-O2", f"-I{OPS}", f"-I{header.parent}", str(OPS / "tests" / "test-tree-ops.cpp")]
-    command += [f"-L{library}", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}", "-lpthread", "-o", str(program)]
-    subprocess.run(command, check=True)
+def run(compiled):
+    program = compiled("test-tree-ops")
 
     def start(*args: str) -> subprocess.CompletedProcess:
         # threads that wait without spinning: the graphs are tiny, and cores may be busy with other tests

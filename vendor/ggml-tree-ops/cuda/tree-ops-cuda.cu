@@ -11,6 +11,7 @@
 #include "ggml-cuda/cp-async.cuh"
 #include "ggml-cuda/unary.cuh"
 #include "ggml-tree-ops.h"
+#include "few-rows-products-cuda.cuh"
 #include "small-copies-cuda.cuh"
 #include "tree-plan.h"
 
@@ -734,6 +735,9 @@ int ggml_cuda_tree_op_try_fuse(ggml_backend_cuda_context & ctx, const ggml_cgrap
     if (is_conv_with_silu(graph, i)) {
         start_conv(ctx, graph->nodes[i], graph->nodes[i + 1]);
         return 1;
+    }
+    if (const int nodes_to_skip = ggml_cuda_fuse_few_rows_products(ctx, graph, i)) {
+        return nodes_to_skip;
     }
     return ggml_cuda_fuse_small_copies(ctx, graph, i);
 }

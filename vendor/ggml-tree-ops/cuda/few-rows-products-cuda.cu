@@ -1,0 +1,158 @@
+#include "few-rows-products-cuda.cuh"
+
+#include "few-rows-launch.cuh"
+#include "small-copies-cuda.cuh" // overlap()
+
+#include <algorithm>
+#include <cstdlib>
+
+static constexpr int MAX_FUSED  = 8;
+
+static bool is_wanted(int cc) {
+    static const char * wanted = getenv("GGML_CUDA_FEW_ROWS");
+    if (!GGML_CUDA_CC_IS_NVIDIA(cc) || ggml_cuda_highest_compiled_arch(cc) < GGML_CUDA_CC_AMPERE) {
+        return false;
+    }
+    return wanted ? atoi(wanted) != 0 : cc == GGML_CUDA_CC_HOPPER;
+}
+
+// Of shared memory, that a kernel for this type needs at least; 0: there is none.
+static size_t bytes_needed(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_Q4_0:   return few_rows_bytes<GGML_TYPE_Q4_0>();
+        case GGML_TYPE_Q8_0:   return few_rows_bytes<GGML_TYPE_Q8_0>();
+        case GGML_TYPE_Q4_K:   return few_rows_bytes<GGML_TYPE_Q4_K>();
+        case GGML_TYPE_Q5_K:   return few_rows_bytes<GGML_TYPE_Q5_K>();
+        case GGML_TYPE_Q6_K:   return few_rows_bytes<GGML_TYPE_Q6_K>();
+        case GGML_TYPE_IQ4_XS: return few_rows_bytes<GGML_TYPE_IQ4_XS>();
+        default:               return 0;
+    }
+}
+
+// From how many tokens on the kernel serves and no longer ggml's vector kernels, so that fewer tokens never take longer than
+// more; measured on an H100 (docs/gpu.md). One token is theirs: they also fuse what follows.
+static int min_tokens(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_Q4_0:
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_IQ4_XS: return 4;
+        default:               return 2;
+    }
+}
+
+static void launch(ggml_type type, const few_rows_product & product, cudaStream_t stream) {
+    switch (type) {
+        case GGML_TYPE_Q4_0:   few_rows_launch<GGML_TYPE_Q4_0>(product, stream); break;
+        case GGML_TYPE_Q8_0:   few_rows_launch<GGML_TYPE_Q8_0>(product, stream); break;
+        case GGML_TYPE_Q4_K:   few_rows_launch<GGML_TYPE_Q4_K>(product, stream); break;
+        case GGML_TYPE_Q5_K:   few_rows_launch<GGML_TYPE_Q5_K>(product, stream); break;
+        case GGML_TYPE_Q6_K:   few_rows_launch<GGML_TYPE_Q6_K>(product, stream); break;
+        case GGML_TYPE_IQ4_XS: few_rows_launch<GGML_TYPE_IQ4_XS>(product, stream); break;
+        default:               GGML_ABORT("unreachable: no kernel for this type");
+    }
+}
+
+static bool is_aligned(const void * at) { return (uintptr_t) at % 16 == 0; }
+
+static bool applies(const ggml_tensor * src0, const ggml_tensor * src1, const ggml_tensor * dst) {
+    const auto & device = ggml_cuda_info().devices[ggml_cuda_get_device()];
+    if (dst->op != GGML_OP_MUL_MAT || src1->type != GGML_TYPE_F32 || dst->type != GGML_TYPE_F32 || !is_wanted(device.cc)) {
+        return false;
+    }
+    if (bytes_needed(src0->type) == 0 || bytes_needed(src0->type) > device.smpbo) {
+        return false;
+    }
+    if (src1->ne[1] < min_tokens(src0->type) || src1->ne[1] > FEW_ROWS_MAX_TOKENS || ggml_nrows(src1) != src1->ne[1] || ggml_nrows(src0) != src0->ne[1]) {
+        return false;
+    }
+    if (src0->ne[0] % FEW_ROWS_BLOCK != 0 || src0->ne[0] > FEW_ROWS_MAX_COLUMNS || src0->ne[1] % FEW_ROWS_TILE != 0) {
+        return false;
+    }
+    // Weights are copied ahead of the kernels before, so they must not be what one of those wrote.
+    return src0->op == GGML_OP_NONE && !src0->view_src && ggml_is_contiguous(src0) && is_aligned(src0->data) &&
+        src1->nb[0] == sizeof(float) && src1->nb[1] % 16 == 0 && is_aligned(src1->data) &&
+        dst->nb[0] == sizeof(float) && dst->nb[1] % sizeof(float) == 0;
+}
+
+// The activations of several products, converted.
+struct converted {
+    ggml_cuda_pool_alloc<uint4> fragments;
+    ggml_cuda_pool_alloc<float> unscale;
+
+    converted(ggml_backend_cuda_context & ctx, const ggml_tensor * src1)
+        : fragments(ctx.pool(), (size_t) few_rows_eights(src1->ne[1])*src1->ne[0]), // 8 tokens: 16 bytes for a column
+          unscale(ctx.pool(), (size_t) few_rows_eights(src1->ne[1])*8) {
+        const few_rows_activations out = { fragments.get(), unscale.get() };
+        const int threads = std::min<int64_t>(1024, (src1->ne[0]/8 + 31)/32*32);
+        ggml_cuda_kernel_launch(few_rows_convert,
+            ggml_cuda_kernel_launch_params(dim3(few_rows_eights(src1->ne[1])*8), dim3(threads), (size_t) 0, ctx.stream()),
+            (const float *) src1->data, (int64_t) (src1->nb[1]/sizeof(float)), (int) src1->ne[1], (int) src1->ne[0], out);
+    }
+};
+
+// Of one type, with the same activations.
+static void compute(ggml_backend_cuda_context & ctx, const converted & activations, ggml_tensor * const * products, int n) {
+    const ggml_tensor * first = products[0];
+    few_rows_product product = {};
+    for (int i = 0; i < n; i++) {
+        const ggml_tensor * dst = products[i];
+        product.n_tiles += (int) (dst->src[0]->ne[1]/FEW_ROWS_TILE);
+        product.matrices[i] = { (const uint8_t *) dst->src[0]->data, (float *) dst->data, (int64_t) (dst->nb[1]/sizeof(float)), product.n_tiles };
+    }
+    product.row_bytes = first->src[0]->nb[1];
+    product.n_blocks  = (int) (first->src[0]->ne[0]/FEW_ROWS_BLOCK);
+    product.fragments = activations.fragments.ptr;
+    product.unscale   = activations.unscale.ptr;
+    product.n_tokens  = (int) first->src[1]->ne[1];
+    launch(first->src[0]->type, product, ctx.stream());
+}
+
+bool ggml_cuda_few_rows_product(ggml_backend_cuda_context & ctx, const ggml_tensor * src0, const ggml_tensor * src1, ggml_tensor * dst) {
+    if (src0 != dst->src[0] || src1 != dst->src[1] || !applies(src0, src1, dst)) {
+        return false;
+    }
+    const converted activations(ctx, src1);
+    compute(ctx, activations, &dst, 1);
+    return true;
+}
+
+static bool computes_nothing(const ggml_tensor * t) {
+    switch (t->op) {
+        case GGML_OP_NONE:
+        case GGML_OP_VIEW:
+        case GGML_OP_RESHAPE:
+        case GGML_OP_PERMUTE:
+        case GGML_OP_TRANSPOSE: return true;
+        default:                return ggml_is_empty(t);
+    }
+}
+
+static bool is_apart(const ggml_tensor * t, ggml_tensor * const * others, int n) {
+    return !overlap(t, t->src[1]) && std::none_of(others, others + n, [&](const ggml_tensor * other) { return overlap(t, other); });
+}
+
+int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i) {
+    ggml_tensor * products[MAX_FUSED];
+    int n    = 0;
+    int last = i;
+    for (int at = i; at < graph->n_nodes && n < MAX_FUSED; at++) {
+        ggml_tensor * t = graph->nodes[at];
+        if (t->op == GGML_OP_MUL_MAT && (t->flags & GGML_TENSOR_FLAG_COMPUTE) && (n == 0 || t->src[1] == products[0]->src[1]) &&
+            applies(t->src[0], t->src[1], t) && is_apart(t, products, n)) {
+            products[n++] = t;
+            last = at;
+        } else if (at == i || !computes_nothing(t)) {
+            break;
+        }
+    }
+    if (n < 2) {
+        return 0;
+    }
+    const converted activations(ctx, products[0]->src[1]);
+    std::stable_sort(products, products + n, [](const ggml_tensor * a, const ggml_tensor * b) { return a->src[0]->type < b->src[0]->type; });
+    for (int from = 0, to; from < n; from = to) {
+        for (to = from + 1; to < n && to - from < FEW_ROWS_MATRICES && products[to]->src[0]->type == products[from]->src[0]->type; to++) {}
+        compute(ctx, activations, products + from, to - from);
+    }
+    return last - i;
+}

@@ -1,0 +1,19 @@
+// Products of quantised weights with a few rows of activations ("tokens": 2, for some types 4, to 64) in ggml's CUDA
+// backend: by few-rows-kernel.cuh where it applies and is known to be faster, by ggml's own kernels everywhere else.
+//
+// GGML_CUDA_FEW_ROWS=0 turns it off, =1 turns it on for every NVIDIA GPU from compute capability 8.0 on; without the variable
+// it is on for those where it was measured (9.0).
+#pragma once
+
+#include "ggml-cuda/common.cuh"
+
+#if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
+static inline bool ggml_cuda_few_rows_product(ggml_backend_cuda_context &, const ggml_tensor *, const ggml_tensor *, ggml_tensor *) { return false; }
+#else
+// Computes a GGML_OP_MUL_MAT, or returns false: nothing was started.
+bool ggml_cuda_few_rows_product(ggml_backend_cuda_context & ctx, const ggml_tensor * src0, const ggml_tensor * src1, ggml_tensor * dst);
+
+// Computes node `i` of a graph and those after it that are such products of the same activations, where they are two or more,
+// with one conversion of the activations. Returns how many nodes to skip; 0: nothing was started.
+int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i);
+#endif

@@ -1,0 +1,2 @@
+#define FEW_ROWS_INSTANCE GGML_TYPE_IQ4_XS
+#include "../few-rows-launch.cuh"
