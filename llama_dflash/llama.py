@@ -415,7 +415,7 @@ class Llama(llama_cpp.Llama):
         """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says
         whether it is an argmax, which the engine may then take itself."""
         self._processor_error = None
-        settings = inspect.signature(llama_cpp.Llama._init_sampler).bind(self, *args, **kwargs).arguments
+        settings = inspect.signature(super()._init_sampler).bind(*args, **kwargs).arguments
         check_grammar(settings.get("grammar"), self._model.vocab)
         is_argmax = logits_processor is None and self._is_argmax(settings)
         if logits_processor is not None:

@@ -28,6 +28,19 @@ import llama_dflash, llama_cpp.llama
 llama_dflash.install()
 assert llama_cpp.llama.Llama in llama_dflash.Llama.__mro__[1:]
 """,
+    "grammars are checked, and an argmax is one": """
+import sys, llama_dflash, llama_cpp
+llama_dflash.install()
+llm = llama_cpp.Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False)
+assert llm._init_sampler(temp=0.0, repeat_penalty=1.0).is_argmax
+wrong = llama_cpp.LlamaGrammar.from_string("root ::= (", verbose=False)
+try:
+    llm.create_completion("def f():", max_tokens=4, grammar=wrong)
+except ValueError as error:
+    assert "the grammar is wrong" in str(error)
+else:
+    raise AssertionError
+""",
     "a stock class replaced by hand is not taken for it": """
 import llama_dflash, llama_cpp.llama
 llama_cpp.llama.Llama = llama_dflash.Llama
@@ -42,6 +55,6 @@ else:
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-def test_install(script, tmp_path):
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+def test_install(script, tmp_path, shipped):
+    done = subprocess.run([sys.executable, "-c", script, shipped["model_path"]], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
