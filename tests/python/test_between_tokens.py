@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import write_pair
 
 SCRIPT = """
 import sys
@@ -81,8 +82,6 @@ CALLS = {
 
 @pytest.fixture(scope="module", params=[("llama", 5), ("qwen35", 8)], ids=lambda p: p[0])
 def arch_pair(request, tmp_path_factory):
-    from conftest import write_pair  # this folder's
-
     return write_pair(tmp_path_factory.mktemp("between"), *request.param)
 
 
