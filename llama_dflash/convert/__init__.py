@@ -4,7 +4,7 @@ What is written computes what the class of the drafter's authors computes (docs/
 converter does that too, the file equals the one it writes, key by key and tensor by tensor. But the target is its GGUF
 file instead of its checkpoint, nothing needs torch, and memory holds a few rows of one tensor at a time.
 
-config.py makes the keys (attention.py and rope.py those of windows, causality and rotary embeddings), tensors.py names and
+config.py reads the config (attention.py and rope.py: windows, causality and rotary embeddings), keys.py makes the keys, tensors.py names and
 checks the tensors, checkpoint.py reads them, cache.py keeps converted drafters for `Llama(draft_model=<checkpoint>)`.
 """
 
@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from ..gguf_file import ARRAY, GgufFile
 from .checkpoint import Checkpoint, as_float32
-from .config import DrafterConfig, keys, read_config
+from .config import DrafterConfig, read_config
+from .keys import keys
 from .tensors import Tensor, check_tensors, tensors_to_write
 
 AUTO = "auto"

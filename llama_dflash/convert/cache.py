@@ -21,7 +21,7 @@ from ..gguf_file import GgufFile
 from ..progress import Progress
 from . import convert
 from .checkpoint import Checkpoint
-from .config import uses_mrope
+from .keys import uses_mrope
 
 FORMAT = 2  # raise it when what `convert` writes changes
 
