@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from .. import info
 from ..draft import DFlashDraft
@@ -127,9 +127,9 @@ def run(args: argparse.Namespace, program: Sequence[str], checkout: Optional[Pat
     counts = {"target": len(models), "prompt": sum(len(s.texts) for s in sets), "method": len(wanted.methods)}
     progress.say(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items()))
     finished = False
-    with _ended_by_sigterm_as_by_ctrl_c():
+    with _ended_by_sigterm_as_by_ctrl_c() as raise_if_lost:
         try:
-            _measure(models, wanted, results, progress, args.minutes)
+            _measure(models, wanted, results, progress, args.minutes, raise_if_lost)
             finished = True
         except KeyboardInterrupt:
             kept = f"{args.out} holds what was measured" if results.content["runs"] else "nothing was measured"
@@ -179,7 +179,12 @@ def _methods(args: argparse.Namespace) -> List[Method]:
 
 
 def _measure(
-    models: List[Models], wanted: Wanted, results: Results, progress: Progress, minutes: Optional[float]
+    models: List[Models],
+    wanted: Wanted,
+    results: Results,
+    progress: Progress,
+    minutes: Optional[float],
+    raise_if_lost: Callable[[], None],
 ) -> None:
     deadline = time.monotonic() + minutes * 60 if minutes else math.inf
     finished = []
@@ -187,7 +192,8 @@ def _measure(
         for i, of_target in enumerate(models):
             n_left = len(models) - i
             with TargetBench(of_target, wanted) as bench:
-                finished.append(run_target(bench, results, progress, (deadline - time.monotonic()) / n_left, n_left))
+                share = (deadline - time.monotonic()) / n_left
+                finished.append(run_target(bench, results, progress, share, n_left, raise_if_lost))
     except (ValueError, OSError):
         if results.content["runs"]:
             progress.say("a problem: the result file holds what was measured before")
@@ -198,15 +204,24 @@ def _measure(
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[None]:
-    def interrupt(*_: Any) -> None:
+def _ended_by_sigterm_as_by_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Yields what raises a KeyboardInterrupt again that was lost: Python drops one that it raises in a __del__."""
+    seen = []
+
+    def interrupt(number: int, _: Any) -> None:
+        seen.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    def raise_if_lost() -> None:
+        if seen:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield raise_if_lost
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _plotter() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from .methods import Generation, Method, Models, Ours, TopTwo, load
 from .progress import Progress
@@ -149,11 +149,19 @@ class TargetBench:
         }
 
 
-def run_target(bench: TargetBench, results: Results, progress: Progress, share: float, n_left: int) -> bool:
+def run_target(
+    bench: TargetBench,
+    results: Results,
+    progress: Progress,
+    share: float,
+    n_left: int,
+    before_prompt: Callable[[], None],
+) -> bool:
     """Measures one target. False if the time was too short for all prompts.
 
     share: The seconds that it may take.
     n_left: How many targets there are with this one.
+    before_prompt: Is called before every prompt; what it raises ends the run.
     """
     started = time.monotonic()
     bench.load(progress)
@@ -170,6 +178,7 @@ def run_target(bench: TargetBench, results: Results, progress: Progress, share: 
         if prompts is bench.sets[0] and done > 1 and time.monotonic() - started > share:
             progress.say(f"{bench.name}: time is up after {done - 1} of {len(cells)} prompts")
             return False
+        before_prompt()
         runs = bench.measure(repeat, row, prompts, turn=done, progress=progress)
         for run in runs:
             results.add(run)
