@@ -6,7 +6,7 @@
 #include "llama-dflash.h"
 
 #include "abort-guard.h"
-#include "engine.h"
+#include "speculation.h"
 #include "model-file.h"
 
 #include "ggml-top-logprobs.h"

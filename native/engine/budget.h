@@ -2,7 +2,7 @@
 // arXiv 2606.01813), and when to leave speculation alone.
 #pragma once
 
-#include "draft-tree.h"
+#include "tree/draft-tree.h"
 
 #include <cstdint>
 #include <map>

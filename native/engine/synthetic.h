@@ -3,7 +3,7 @@
 // accepted as to make the asked mean. The text is meaningless.
 #pragma once
 
-#include "branch-tree.h"
+#include "tree/branch-tree.h"
 
 class synthetic_acceptance {
 public:

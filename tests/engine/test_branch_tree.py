@@ -1,5 +1,5 @@
 """The choice of nodes where a token's probability depends on the one before, against a brute-force search, through a
-program built around native/engine/branch-tree.cpp."""
+program built around native/engine/tree/branch-tree.cpp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 # reads: n_positions n_vocab budget chain, then for every position the log-probabilities after each token; writes the tree
 # as JSON and, as its last item, how many parents were asked for at each depth
 PROGRAM = r"""
-#include "branch-tree.h"
+#include "tree/branch-tree.h"
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -73,7 +73,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def build(compile_program):
-    process = compile_program(PROGRAM, "branch-tree.cpp", "draft-tree.cpp")
+    process = compile_program(PROGRAM, "tree/branch-tree.cpp", "tree/draft-tree.cpp")
 
     def run(logprobs: np.ndarray, budget: int, chain: bool = False) -> tuple[list, list]:
         """logprobs: [n_positions, parent, token]"""

@@ -77,7 +77,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def simulate(compile_program):
-    process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "draft-tree.cpp")
+    process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "tree/draft-tree.cpp")
 
     def run(one, per_node, draft, first, second, nodes=-1, rounds=600, noisy=False, per_position=0.0, on_device=False):
         process.stdin.write(

@@ -1,4 +1,4 @@
-"""The choice of nodes, against a brute-force search, through a program built around native/engine/draft-tree.cpp."""
+"""The choice of nodes, against a brute-force search, through a program built around native/engine/tree/draft-tree.cpp."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 # reads: n_positions n_vocab budget chain k, then the logits; writes the tree as JSON
 PROGRAM = r"""
-#include "draft-tree.h"
+#include "tree/draft-tree.h"
 #include <cstdio>
 #include <cstdlib>
 #include <cmath>
@@ -46,7 +46,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def build(compile_program):
-    process = compile_program(PROGRAM, "draft-tree.cpp")
+    process = compile_program(PROGRAM, "tree/draft-tree.cpp")
 
     def run(logits: np.ndarray, budget: int, chain: bool = False, k: int | None = None) -> list:
         n, n_vocab = logits.shape

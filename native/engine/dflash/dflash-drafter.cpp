@@ -1,7 +1,7 @@
-#include "drafter.h"
+#include "dflash/dflash-drafter.h"
 
 #include "abort-guard.h"
-#include "drafter-file.h"
+#include "dflash/drafter-file.h"
 #include "llama-ext.h"
 #include "llama-tree.h"
 

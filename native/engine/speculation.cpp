@@ -1,6 +1,6 @@
 // One round of speculation, from top to bottom.
 
-#include "engine.h"
+#include "speculation.h"
 
 #include "llama-tree.h"
 

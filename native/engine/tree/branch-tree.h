@@ -2,7 +2,7 @@
 // DSpark drafters give it (draft-tree.h: of plain DFlash drafters, where it depends on the position alone).
 #pragma once
 
-#include "draft-tree.h"
+#include "tree/draft-tree.h"
 
 #include <vector>
 

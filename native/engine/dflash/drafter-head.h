@@ -1,7 +1,7 @@
 // The heads of DFlash2, DSpark and Domino drafters at work: scores of a forward's tokens given the token before each.
 #pragma once
 
-#include "branch-tree.h"
+#include "tree/branch-tree.h"
 
 #include <memory>
 

@@ -1,6 +1,6 @@
 // See feature-queue.h.
 
-#include "feature-queue.h"
+#include "dflash/feature-queue.h"
 
 #include "llama-ext.h"
 #include "llama-tree.h"

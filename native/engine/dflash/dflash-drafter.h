@@ -1,9 +1,9 @@
 // The DFlash drafter: a model and a context of its own, fed with features of the target.
 #pragma once
 
-#include "draft-tree.h"
-#include "drafter-head.h"
-#include "feature-queue.h"
+#include "tree/draft-tree.h"
+#include "dflash/drafter-head.h"
+#include "dflash/feature-queue.h"
 #include "llama.h"
 
 #include <memory>

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "budget.h"
-#include "draft-tree.h"
-#include "drafter.h"
+#include "tree/draft-tree.h"
+#include "dflash/dflash-drafter.h"
 #include "drafter-health.h"
 #include "llama-dflash.h"
 #include "synthetic.h"

@@ -1,4 +1,4 @@
-#include "draft-tree.h"
+#include "tree/draft-tree.h"
 
 #include "ggml-top-logprobs.h"
 

@@ -1,4 +1,4 @@
-#include "drafter-head.h"
+#include "dflash/drafter-head.h"
 
 #include <cstring>
 

@@ -1,4 +1,4 @@
-#include "drafter-file.h"
+#include "dflash/drafter-file.h"
 
 #include "ggml.h"
 #include "gguf.h"

@@ -1,6 +1,6 @@
 // DSpark and Domino: the head adds a term of the tokens before in the branch to the logits of a position.
 
-#include "drafter-head.h"
+#include "dflash/drafter-head.h"
 
 #include "llama-branch-head.h"
 

@@ -1,4 +1,4 @@
-#include "branch-tree.h"
+#include "tree/branch-tree.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // DFlash2: a selector scores a few candidates of each position given each candidate of the position before.
 
-#include "drafter-head.h"
+#include "dflash/drafter-head.h"
 
 #include "ggml-top-logprobs.h"
 #include "llama-ext.h"
