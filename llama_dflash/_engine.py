@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import warnings
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import llama_cpp
 import numpy as np
@@ -22,10 +22,22 @@ DONE, NO_ROOM, ABORTED = 0, 1, 2  # what a round returns
 
 
 class _Params(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("mode", "budget", "n_lanes", "device_outputs")]
+
+
+class _DrafterParams(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int32)
-        for name in ("mode", "budget", "n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "flash_attn", "short_block", "device_outputs")
-    ] + [("synthetic_length", ctypes.c_float)]
+        ("kind", ctypes.c_char_p),
+        ("path", ctypes.c_char_p),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "flash_attn", "short_block")
+        ),
+    ]
+
+
+class _Request(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("lane", "root", "n_past", "n_max")]
 
 
 class _Result(ctypes.Structure):
@@ -38,7 +50,7 @@ class _Result(ctypes.Structure):
 
 
 class _Token(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("token", "node", "child")]
+    _fields_ = [(name, ctypes.c_int32) for name in ("token", "node", "row", "child")]
 
 
 class _Stats(ctypes.Structure):
@@ -48,38 +60,35 @@ class _Stats(ctypes.Structure):
     ]
 
 
+_int, _engine_p, _bytes_p = ctypes.c_int32, ctypes.c_void_p, ctypes.c_char_p
+_tokens_p, _floats_p = ctypes.POINTER(ctypes.c_int32), ctypes.POINTER(ctypes.c_float)
+_sampler_p, _context_p = llama_cpp.llama_sampler_p_ctypes, llama_cpp.llama_context_p_ctypes
+
 _SIGNATURES = {
     "default_params": (_Params, []),
-    "load": (ctypes.c_void_p, [llama_cpp.llama_context_p_ctypes, ctypes.c_char_p, _Params]),
-    "free": (None, [ctypes.c_void_p]),
+    "default_drafter_params": (_DrafterParams, []),
+    "load": (_engine_p, [_context_p, ctypes.POINTER(_DrafterParams), _int, _Params]),
+    "free": (None, [_engine_p]),
     "last_error": (ctypes.c_char_p, []),
-    "check_model": (ctypes.c_int32, [ctypes.c_char_p]),
+    "check_model": (_int, [ctypes.c_char_p]),
     "no_abort": (None, [ctypes.c_bool]),
-    "sample": (ctypes.c_int32, [llama_cpp.llama_sampler_p_ctypes, llama_cpp.llama_context_p_ctypes, ctypes.c_int32]),
-    "block_size": (ctypes.c_int32, [ctypes.c_void_p]),
-    "uses_trees": (ctypes.c_bool, [ctypes.c_void_p]),
-    "observe": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32]),
-    "truncate": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_int32]),
-    "round": (
-        ctypes.c_int32,
-        [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(_Result)],
-    ),
-    "next": (
-        ctypes.c_int32,
-        [ctypes.c_void_p, llama_cpp.llama_sampler_p_ctypes, ctypes.c_bool, ctypes.POINTER(_Token)],
-    ),
-    "settle": (ctypes.c_int32, [ctypes.c_void_p]),
-    "news": (ctypes.c_char_p, [ctypes.c_void_p]),
-    "set_abort_callback": (None, [ctypes.c_void_p, llama_cpp.ggml_abort_callback, ctypes.c_void_p]),
-    "logprobs": (
-        ctypes.c_int32,
-        [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.POINTER(ctypes.c_float)],
-    ),
-    "get_stats": (_Stats, [ctypes.c_void_p]),
-    "reset_stats": (None, [ctypes.c_void_p]),
-    "state_size": (ctypes.c_size_t, [ctypes.c_void_p]),
-    "state_get": (ctypes.c_size_t, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
-    "state_set": (ctypes.c_int32, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t]),
+    "sample": (_int, [_sampler_p, _context_p, _int]),
+    "uses_trees": (ctypes.c_bool, [_engine_p]),
+    "target_decoded": (None, [_engine_p]),
+    "observe": (_int, [_engine_p, _int, _int, _tokens_p, _int, _int, _int]),
+    "truncate": (_int, [_engine_p, _int, _int]),
+    "round": (_int, [_engine_p, ctypes.POINTER(_Request), _int, ctypes.POINTER(_Result)]),
+    "next": (_int, [_engine_p, _int, _sampler_p, ctypes.c_bool, ctypes.POINTER(_Token)]),
+    "settle": (_int, [_engine_p, _int]),
+    "news": (ctypes.c_char_p, [_engine_p]),
+    "set_abort_callback": (None, [_engine_p, llama_cpp.ggml_abort_callback, ctypes.c_void_p]),
+    "set_synthetic_length": (_int, [_engine_p, ctypes.c_float]),
+    "logprobs": (_int, [_engine_p, _int, _int, _int, _int, _floats_p]),
+    "get_stats": (_Stats, [_engine_p, _int]),
+    "reset_stats": (None, [_engine_p, _int]),
+    "state_size": (ctypes.c_size_t, [_engine_p, _int, _int]),
+    "state_get": (ctypes.c_size_t, [_engine_p, _int, _int, _bytes_p, ctypes.c_size_t]),
+    "state_set": (_int, [_engine_p, _int, _int, _bytes_p, ctypes.c_size_t]),
 }
 
 
@@ -140,30 +149,47 @@ def _last_error(functions: _Functions) -> str:
 
 
 class Engine:
-    """A drafter at work for one target context. Sequence 0 only, one thread at a time.
+    """Drafters at work for one target context. A lane is one of its sequences. One thread at a time.
+
+    Args:
+        ctx: The target's context.
+        drafts: The drafters and their settings.
+        n_gpu_layers: Of the target; of a drafter, if it does not say otherwise.
+        n_lanes: Sequences 0 to n_lanes - 1 are served.
 
     Raises:
-        ValueError: If the drafter's file or settings do not fit the target.
+        ValueError: If a drafter's file or settings do not fit the target.
     """
 
-    def __init__(self, ctx: llama_cpp.llama_context_p, draft: DFlashDraft, *, n_gpu_layers: int) -> None:
+    def __init__(
+        self, ctx: llama_cpp.llama_context_p, drafts: Sequence[DFlashDraft], *, n_gpu_layers: int, n_lanes: int = 1
+    ) -> None:
         self._c = _library_functions()
+        first = drafts[0]
         params = self._c.default_params()
-        params.mode = MODES[draft.mode]
-        params.budget = 0 if draft.budget == "auto" else draft.budget
+        params.mode = MODES[first.mode]
+        params.budget = 0 if first.budget == "auto" else first.budget
+        params.n_lanes = n_lanes
+        params.device_outputs = params.device_outputs if first.device_outputs is None else first.device_outputs
+        given = [self._drafter_params(draft, n_gpu_layers) for draft in drafts]
+        self._pointer = self._c.load(ctx, (_DrafterParams * len(given))(*given), len(given), params)
+        if not self._pointer:
+            raise ValueError(f"draft_model: {_last_error(self._c)}")
+        self.n_drafters = len(given)
+        self.uses_trees: bool = self._c.uses_trees(self._engine)
+        if first.synthetic_length is not None:
+            self.set_synthetic_length(first.synthetic_length)
+
+    def _drafter_params(self, draft: DFlashDraft, n_gpu_layers: int) -> _DrafterParams:
+        params = self._c.default_drafter_params()
+        params.path = os.fsencode(draft.path)
         params.n_context = draft.context
         params.n_gpu_layers = n_gpu_layers if draft.n_gpu_layers is None else draft.n_gpu_layers
         params.type_k = params.type_k if draft.type_k is None else draft.type_k
         params.type_v = params.type_v if draft.type_v is None else draft.type_v
         params.flash_attn = draft.flash_attn
         params.short_block = draft.block == "short"
-        params.device_outputs = params.device_outputs if draft.device_outputs is None else draft.device_outputs
-        params.synthetic_length = draft.synthetic_length or 0.0
-        self._pointer = self._c.load(ctx, os.fsencode(draft.path), params)
-        if not self._pointer:
-            raise ValueError(f"draft_model: {_last_error(self._c)}")
-        self.block_size: int = self._c.block_size(self._engine)
-        self.uses_trees: bool = self._c.uses_trees(self._engine)
+        return params
 
     def close(self) -> None:
         """Frees the drafter. Its target must still be there."""
@@ -181,29 +207,42 @@ class Engine:
             raise RuntimeError("this Llama was closed")
         return self._pointer
 
-    def observe(self, pos: int, n_tokens: int, n_after: int) -> None:
-        """Takes the features of the target's last decode: n_tokens from position pos on, n_after are to follow."""
-        self._check(self._c.observe(self._engine, pos, n_tokens, n_after))
+    def observe(self, pos: int, tokens: Sequence[int], n_after: int, *, lane: int = 0) -> None:
+        """Takes note of the target's last decode, outside of rounds: these tokens of one lane, from position pos on.
+        n_after more are to follow."""
+        self._c.target_decoded(self._engine)
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        self._check(self._c.observe(self._engine, lane, pos, array, len(tokens), 0, n_after))
         self._tell_news()
 
-    def truncate(self, n_past: int) -> None:
+    def truncate(self, n_past: int, *, lane: int = 0) -> None:
         """Forgets what is known of positions n_past and later."""
-        self._check(self._c.truncate(self._engine, n_past))
+        self._check(self._c.truncate(self._engine, lane, n_past))
 
     def start(self, root: int, n_past: int, n_max: int) -> Tuple[int, Optional[DraftTree]]:
-        """Begins a round of at most n_max tokens: drafts after `root`, which sits at position n_past, and verifies.
+        """Begins a round of lane 0: as start_all()."""
+        status, trees = self.start_all([(0, root, n_past, n_max)])
+        return status, trees[0] if trees else None
+
+    def start_all(self, requests: Sequence[Tuple[int, int, int, int]]) -> Tuple[int, List[DraftTree]]:
+        """Begins a round: drafts after the root of every lane, and verifies all trees in one forward.
+
+        Args:
+            requests: (lane, root, n_past, n_max) of every lane: its last token, its position, and how many tokens the round
+                may have at most.
 
         Returns:
-            DONE and the tree, or NO_ROOM or ABORTED and None: the target is then as before.
+            DONE and the trees, or NO_ROOM or ABORTED and none: the target is then as before.
         """
-        result = _Result()
-        status = self._c.round(self._engine, root, n_past, n_max, ctypes.byref(result))
+        given = (_Request * len(requests))(*requests)
+        results = (_Result * len(requests))()
+        status = self._c.round(self._engine, given, len(requests), results)
         self._check(status)
         self._tell_news()
-        return status, _tree(result) if status == DONE else None
+        return status, [_tree(result) for result in results] if status == DONE else []
 
-    def next(self, sampler: llama_cpp.llama_sampler_p, greedy: bool, tree: DraftTree) -> Tuple[int, bool]:
-        """Samples the next token of the round whose tree is given, and writes it down there.
+    def next(self, sampler: llama_cpp.llama_sampler_p, greedy: bool, tree: DraftTree, *, lane: int = 0) -> Tuple[int, bool]:
+        """Samples the next token of the lane's round whose tree is given, and writes it down there.
 
         Args:
             greedy: The sampler is a plain argmax.
@@ -212,64 +251,74 @@ class Engine:
             The token, and whether the round goes on.
         """
         sampled = _Token()
-        self._check(self._c.next(self._engine, sampler, greedy, ctypes.byref(sampled)))
+        self._check(self._c.next(self._engine, lane, sampler, greedy, ctypes.byref(sampled)))
         tree.sampled.append(sampled.token)
         if sampled.child >= 0:
             tree.path.append(sampled.child)
         return sampled.token, sampled.child >= 0
 
-    def settle(self) -> int:
-        """Ends the round where it is. Returns how many positions the target's memory then holds."""
-        n_past = self._c.settle(self._engine)
+    def settle(self, *, lane: int = 0) -> int:
+        """Ends the lane's round where it is. Returns how many positions the target's memory then holds."""
+        n_past = self._c.settle(self._engine, lane)
         self._check(n_past)
         return n_past
 
     def round(
         self, sampler: llama_cpp.llama_sampler_p, root: int, n_past: int, *, greedy: bool, n_max: int
     ) -> Tuple[int, Optional[DraftTree]]:
-        """A whole round, for tests and tools."""
+        """A whole round of lane 0, for tests and tools."""
         status, tree = self.start(root, n_past, n_max)
         while tree is not None and self.next(sampler, greedy, tree)[1]:
             pass
         return status, tree
 
+    def set_synthetic_length(self, length: float) -> None:
+        """To time models of random weights: every round accepts so many tokens in the mean (the bonus token included, at
+        least 1; 0: no longer), whatever the target says. The text is then meaningless."""
+        self._check(self._c.set_synthetic_length(self._engine, length))
+
     def _tell_news(self) -> None:
         news = self._c.news(self._engine)
         if news is not None:
             warnings.warn(
-                f"The drafter failed: {news.decode('utf-8', errors='replace')}. The text goes on without drafts; it is "
+                f"A drafter failed: {news.decode('utf-8', errors='replace')}. The text goes on without drafts; it is "
                 "tried again later.",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
-    def logprobs(self, root: int, n_past: int, n_positions: int, n_vocab: int) -> npt.NDArray[np.single]:
-        """The drafter's log-probabilities [n_positions, n_vocab] of the tokens after `root` at position n_past."""
+    def logprobs(self, root: int, n_past: int, n_positions: int, n_vocab: int, *, lane: int = 0) -> npt.NDArray[np.single]:
+        """The DFlash drafter's log-probabilities [n_positions, n_vocab] of the tokens after `root` at position n_past."""
         out = np.empty((n_positions, n_vocab), dtype=np.single)
-        self._check(
-            self._c.logprobs(self._engine, root, n_past, n_positions, out.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
-        )
+        self._check(self._c.logprobs(self._engine, lane, root, n_past, n_positions, out.ctypes.data_as(_floats_p)))
         return out
 
-    def stats(self, round_seconds: float = 0.0) -> SpeculativeStats:
+    def stats(self, round_seconds: float = 0.0, *, lane: int = 0) -> SpeculativeStats:
         """What was done since reset_stats(). `round_seconds`: what the rounds took as the caller sees it."""
-        stats = self._c.get_stats(self._engine)
+        stats = self._c.get_stats(self._engine, lane)
         seconds = dict(zip(PHASES, stats.seconds))
         seconds["other"] += max(0.0, round_seconds - sum(stats.seconds))
         return SpeculativeStats(stats.rounds, stats.nodes, stats.accepted, stats.tokens, seconds)
 
-    def reset_stats(self) -> None:
-        self._c.reset_stats(self._engine)
+    def reset_stats(self, *, lane: int = 0) -> None:
+        self._c.reset_stats(self._engine, lane)
 
-    def get_state(self) -> bytes:
-        """The drafter's memory; nothing if it can't be had."""
-        buffer = ctypes.create_string_buffer(self._c.state_size(self._engine))
-        size = self._c.state_get(self._engine, buffer, len(buffer))
+    def get_state(self, *, lane: int = 0) -> bytes:
+        """What the drafters remember of a lane; nothing if it can't be had."""
+        parts = [self._drafter_state(lane, drafter) for drafter in range(self.n_drafters)]
+        return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+    def _drafter_state(self, lane: int, drafter: int) -> bytes:
+        buffer = ctypes.create_string_buffer(self._c.state_size(self._engine, lane, drafter))
+        size = self._c.state_get(self._engine, lane, drafter, buffer, len(buffer))
         return buffer.raw[:size]
 
-    def set_state(self, data: bytes) -> None:
-        """Restores get_state()'s bytes. On failure the drafter remembers nothing, which harms no text."""
-        self._check(self._c.state_set(self._engine, data, len(data)))
+    def set_state(self, data: bytes, *, lane: int = 0) -> None:
+        """Restores get_state()'s bytes. On failure the drafters remember nothing, which harms no text."""
+        for drafter in range(self.n_drafters):
+            size = int.from_bytes(data[:8], "little")
+            part, data = data[8 : 8 + size], data[8 + size :]
+            self._check(self._c.state_set(self._engine, lane, drafter, part, len(part)))
 
     def _check(self, status: int) -> None:
         if status < 0:

@@ -187,7 +187,7 @@ class Llama(llama_cpp.Llama):
         self._keep_checkpoints()
 
     def _load_drafter(self, draft: DFlashDraft) -> None:
-        self._engine = Engine(self.ctx, draft, n_gpu_layers=self.model_params.n_gpu_layers)
+        self._engine = Engine(self.ctx, [draft], n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(self._engine))  # closed before the target's context
         if not self._engine.uses_trees and (self._is_hybrid or self._is_recurrent):
             raise ValueError(
@@ -303,7 +303,7 @@ class Llama(llama_cpp.Llama):
             super().eval(batch)
             self._n_live = len(batch) if self._logits_all else 1
             if self._engine is not None:
-                self._engine.observe(n_past, len(batch), n_end - self.n_tokens)
+                self._engine.observe(n_past, batch, n_end - self.n_tokens)
             if self._checkpoints is not None:
                 self._checkpoints.evaluated(self._input_ids, n_past, len(tokens))
 

@@ -6,15 +6,21 @@
 #include "llama-dflash.h"
 
 #include "abort-guard.h"
-#include "speculation.h"
+#include "dflash/dflash-drafter.h"
+#include "make-drafter.h"
 #include "model-file.h"
-
-#include "ggml-top-logprobs.h"
+#include "speculation.h"
 
 #include <algorithm>
+#include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+struct llama_dflash : speculation {
+    using speculation::speculation;
+};
 
 static thread_local std::string last_error;
 
@@ -42,7 +48,11 @@ const char * llama_dflash_last_error(void) {
 }
 
 llama_dflash_params llama_dflash_default_params(void) {
-    return { LLAMA_DFLASH_MODE_TREE, 0, 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0, -1, 0.0f };
+    return { LLAMA_DFLASH_MODE_TREE, 0, 1, -1 };
+}
+
+llama_dflash_drafter_params llama_dflash_default_drafter_params(void) {
+    return { "dflash", "", 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0 };
 }
 
 static void check_params(const llama_context * target, const llama_dflash_params & params) {
@@ -54,22 +64,25 @@ static void check_params(const llama_context * target, const llama_dflash_params
         throw std::invalid_argument("budget is " + std::to_string(params.budget) + ", expected 0 (auto) or 1 to n_ubatch - 1 = " +
                 std::to_string(n_ubatch - 1));
     }
+    const int32_t n_seq_max = (int32_t) llama_n_seq_max(target);
+    if (params.n_lanes < 1 || params.n_lanes > n_seq_max) {
+        throw std::invalid_argument("n_lanes is " + std::to_string(params.n_lanes) + ", expected 1 to the target's n_seq_max = " +
+                std::to_string(n_seq_max));
+    }
     if (params.device_outputs < -1 || params.device_outputs > 1) {
         throw std::invalid_argument("device_outputs is " + std::to_string(params.device_outputs) + ", expected -1 (by the device), 0 or 1");
     }
-    if (!(params.synthetic_length == 0.0f || params.synthetic_length >= 1.0f)) {
-        throw std::invalid_argument("synthetic_length is " + std::to_string(params.synthetic_length) + ", expected 0 (off) or at least 1");
-    }
-    if (params.n_context < 1) {
-        throw std::invalid_argument("the drafter's context is " + std::to_string(params.n_context) + ", expected at least 1 position");
-    }
 }
 
-llama_dflash * llama_dflash_load(llama_context * target, const char * path, llama_dflash_params params) {
+llama_dflash * llama_dflash_load(
+        llama_context * target, const llama_dflash_drafter_params * drafters, int32_t n_drafters, llama_dflash_params params) {
     return guarded<>((llama_dflash *) nullptr, [&] {
         check_params(target, params);
-        params.n_threads = params.n_threads > 0 ? params.n_threads : llama_n_threads_batch(target);
-        return new llama_dflash(target, path, params);
+        std::vector<std::unique_ptr<drafter>> made;
+        for (int32_t i = 0; i < n_drafters; ++i) {
+            made.push_back(make_drafter(target, drafters[i], params));
+        }
+        return new llama_dflash(target, std::move(made), params);
     });
 }
 
@@ -98,116 +111,143 @@ llama_token llama_dflash_sample(llama_sampler * sampler, llama_context * ctx, in
     });
 }
 
-int32_t llama_dflash_block_size(const llama_dflash * engine) {
-    return engine->draft.block_size();
-}
-
 bool llama_dflash_uses_trees(const llama_dflash * engine) {
     return engine->trees;
 }
 
-int32_t llama_dflash_observe(llama_dflash * engine, llama_pos pos, int32_t n_tokens, int32_t n_after) {
+void llama_dflash_target_decoded(llama_dflash * engine) {
+    engine->target_decoded();
+}
+
+int32_t llama_dflash_observe(
+        llama_dflash * engine, int32_t lane, llama_pos pos, const llama_token * tokens, int32_t n_tokens, int32_t first_row,
+        int32_t n_after) {
     return guarded(-1, [&] {
-        engine->observe(pos, nullptr, n_tokens, n_after);
+        std::vector<int32_t> rows(n_tokens);
+        std::iota(rows.begin(), rows.end(), first_row);
+        engine->observe({ engine->lane_of(lane).id, pos, tokens, rows.data(), n_tokens, n_after });
         return 0;
     });
 }
 
-int32_t llama_dflash_truncate(llama_dflash * engine, llama_pos n_past) {
+int32_t llama_dflash_truncate(llama_dflash * engine, int32_t lane, llama_pos n_past) {
     return guarded(-1, [&] {
-        engine->draft.truncate(n_past);
+        engine->truncate(lane, n_past);
         return 0;
     });
 }
 
-static llama_dflash_result describe(const llama_dflash & engine) {
-    return {
-        engine.tree.n_nodes(), engine.tree.tokens.data(), engine.tree.parents.data(), engine.tree.logprob.data(),
-    };
-}
-
-int32_t llama_dflash_round(llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_max, llama_dflash_result * result) {
+int32_t llama_dflash_round(
+        llama_dflash * engine, const llama_dflash_request * requests, int32_t n_lanes, llama_dflash_result * results) {
     return guarded(-1, [&] {
-        const round_status status = engine->start({ root, n_past, std::max(1, n_max) });
-        *result = describe(*engine);
+        std::vector<round_request> round;
+        for (int32_t i = 0; i < n_lanes; ++i) {
+            round.push_back({ requests[i].lane, requests[i].root, requests[i].n_past, std::max(1, requests[i].n_max) });
+        }
+        const round_status status = engine->start(round);
+        for (int32_t i = 0; i < n_lanes; ++i) {
+            const draft_tree & tree = engine->lane_of(requests[i].lane).tree;
+            results[i] = { tree.n_nodes(), tree.tokens.data(), tree.parents.data(), tree.logprob.data() };
+        }
         return (int32_t) status;
     });
 }
 
-int32_t llama_dflash_next(llama_dflash * engine, llama_sampler * sampler, bool greedy, llama_dflash_token * sampled) {
+int32_t llama_dflash_next(llama_dflash * engine, int32_t lane, llama_sampler * sampler, bool greedy, llama_dflash_token * sampled) {
     return guarded(-1, [&] {
-        const sampled_token next = engine->next(sampler, greedy);
-        *sampled = { next.token, next.node, next.child };
+        const sampled_token next = engine->next(lane, sampler, greedy);
+        *sampled = { next.token, next.node, engine->lane_of(lane).row(next.node), next.child };
         return 0;
     });
 }
 
-int32_t llama_dflash_settle(llama_dflash * engine) {
-    return guarded(-1, [&] { return engine->settle(); });
+int32_t llama_dflash_settle(llama_dflash * engine, int32_t lane) {
+    return guarded(-1, [&] { return engine->settle(lane); });
 }
 
 const char * llama_dflash_news(llama_dflash * engine) {
-    return engine->health.news();
+    for (tended_drafter & drafter : engine->drafters) {
+        if (const char * news = drafter.news()) {
+            return news;
+        }
+    }
+    return nullptr;
 }
 
 void llama_dflash_set_abort_callback(llama_dflash * engine, ggml_abort_callback callback, void * data) {
-    engine->draft.set_abort_callback(callback, data);
+    for (tended_drafter & drafter : engine->drafters) {
+        drafter.get().set_abort_callback(callback, data);
+    }
 }
 
-int32_t llama_dflash_logprobs(llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_positions, float * out) {
+int32_t llama_dflash_set_synthetic_length(llama_dflash * engine, float length) {
     return guarded(-1, [&] {
-        drafter & draft = engine->draft;
-        if (n_positions < 1 || n_positions > draft.max_positions()) {
-            throw std::invalid_argument("n_positions is " + std::to_string(n_positions) + ", expected 1 to " +
-                    std::to_string(draft.max_positions()));
+        if (!(length == 0.0f || length >= 1.0f)) {
+            throw std::invalid_argument("the synthetic length is " + std::to_string(length) + ", expected 0 (off) or at least 1");
         }
-        if (!draft.forward(root, n_past, n_positions)) {
-            throw std::runtime_error("the drafter's memory has no room for the block");
-        }
-        for (int32_t i = 0; i < n_positions; ++i) {
-            const float * logits = draft.logits(i);
-            const float   max    = *std::max_element(logits, logits + draft.n_vocab());
-            const double  norm   = ggml_log_sum_exp(logits, draft.n_vocab(), max);
-            std::transform(logits, logits + draft.n_vocab(), out + (size_t) i*draft.n_vocab(),
-                    [norm](float x) { return (float) (x - norm); });
-        }
+        engine->synthetic = synthetic_acceptance(length);
         return 0;
     });
 }
 
-llama_dflash_stats llama_dflash_get_stats(const llama_dflash * engine) {
-    return engine->stats_so_far(engine->is_walking());
+int32_t llama_dflash_logprobs(
+        llama_dflash * engine, int32_t lane, llama_token root, llama_pos n_past, int32_t n_positions, float * out) {
+    return guarded(-1, [&] {
+        for (tended_drafter & drafter : engine->drafters) {
+            if (auto * draft = dynamic_cast<dflash_drafter *>(&drafter.get())) {
+                draft->logprobs(engine->lane_of(lane).id, root, n_past, n_positions, out);
+                return 0;
+            }
+        }
+        throw std::invalid_argument("there is no drafter of kind \"dflash\"");
+    });
 }
 
-void llama_dflash_reset_stats(llama_dflash * engine) {
-    engine->stats = {};
+llama_dflash_stats llama_dflash_get_stats(const llama_dflash * engine, int32_t lane) {
+    return guarded(llama_dflash_stats{}, [&] { return engine->stats_of(lane); });
 }
 
-size_t llama_dflash_state_size(llama_dflash * engine) {
+void llama_dflash_reset_stats(llama_dflash * engine, int32_t lane) {
+    guarded(-1, [&] {
+        engine->reset_stats(lane);
+        return 0;
+    });
+}
+
+static tended_drafter & drafter_of(llama_dflash * engine, int32_t i) {
+    if (i < 0 || i >= (int32_t) engine->drafters.size()) {
+        throw std::out_of_range("there is no drafter " + std::to_string(i) + " but " + std::to_string(engine->drafters.size()));
+    }
+    return engine->drafters[i];
+}
+
+size_t llama_dflash_state_size(llama_dflash * engine, int32_t lane, int32_t drafter) {
     return guarded((size_t) 0, [&] {
+        tended_drafter & draft = drafter_of(engine, drafter);
         try {
-            return engine->draft.save_size();
+            return draft.get().save_size(engine->lane_of(lane).id);
         } catch (const std::exception & e) {
-            engine->drafter_failed(e);
+            draft.failed(e);
             throw;
         }
     });
 }
 
-size_t llama_dflash_state_get(llama_dflash * engine, uint8_t * out, size_t size) {
+size_t llama_dflash_state_get(llama_dflash * engine, int32_t lane, int32_t drafter, uint8_t * out, size_t size) {
     return guarded((size_t) 0, [&] {
-        const size_t needed = engine->draft.save_size();
+        tended_drafter & draft  = drafter_of(engine, drafter);
+        const size_t     needed = draft.get().save_size(engine->lane_of(lane).id);
         if (size < needed) {
             throw std::invalid_argument("the drafter's state has " + std::to_string(needed) + " bytes, the buffer " + std::to_string(size));
         }
-        engine->draft.save(out);
+        draft.get().save(lane, out);
         return needed;
     });
 }
 
-int32_t llama_dflash_state_set(llama_dflash * engine, const uint8_t * data, size_t size) {
+int32_t llama_dflash_state_set(llama_dflash * engine, int32_t lane, int32_t drafter, const uint8_t * data, size_t size) {
     return guarded(-1, [&] {
-        engine->draft.load(data, size);
+        drafter_of(engine, drafter).get().load(engine->lane_of(lane).id, data, size);
         return 0;
     });
 }

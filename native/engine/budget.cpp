@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 void running_mean::add(double x) {
@@ -83,10 +84,10 @@ static constexpr double worthwhile_proof = 1.02;
 // a plain round now and then keeps its cost known as the context grows
 static constexpr int32_t plain_every = 64;
 
-// nodes of a forward, the root included: few sizes, so that each is measured often and graphs are reused. On a device, where
+// nodes of a forward, the roots included: few sizes, so that each is measured often and graphs are reused. On a device, where
 // a graph is captured anew for another size, even fewer.
-static const std::vector<int32_t> forward_sizes = { 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64 };
-static const std::vector<int32_t> device_sizes  = { 1, 2, 4, 8, 12, 16, 23, 32, 48, 64 };
+static const std::vector<int32_t> forward_sizes = { 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256 };
+static const std::vector<int32_t> device_sizes  = { 1, 2, 4, 8, 12, 16, 23, 32, 48, 64, 96, 128, 192, 256 };
 
 // Positions that no tree uses cost a draft time, and a tree that could not go deeper has lost tokens: the reach settles
 // where about one tree in four uses all of it.
@@ -107,30 +108,34 @@ int32_t auto_budget::positions(int32_t n_max) const {
     return on_device ? n_max : std::min(reach, n_max);
 }
 
-int32_t auto_budget::choose(const draft_tree & tree, double draft_seconds) {
+int32_t auto_budget::choose(const std::vector<draft_tree *> & trees, double draft_seconds) {
     draft.add_seconds(draft_seconds);
 
-    const double trust = std::clamp(calibration.get(), 0.2, 1.5);
-    const double fixed = overhead.get() + draft.get();
+    const std::vector<double> probs = best_probabilities(trees);
+    const int32_t n_lanes = (int32_t) trees.size();
+    const int32_t n_nodes = n_lanes + (int32_t) probs.size();
+    const double  trust   = std::clamp(calibration.get(), 0.2, 1.5);
+    const double  fixed   = overhead.get() + draft.get();
 
     int32_t best      = 0;
     double  best_rate = 0.0;
-    double  expected  = 1.0;
-    int32_t n_counted = 1;
-    for (const int32_t size : on_device ? device_sizes : forward_sizes) {
-        if (size > tree.n_nodes()) {
+    double  expected  = n_lanes;
+    int32_t n_counted = n_lanes;
+    for (const int32_t at_least : on_device ? device_sizes : forward_sizes) {
+        const int32_t size = std::max(at_least, n_lanes);
+        if (size > n_nodes) {
             break;
         }
         for (; n_counted < size; ++n_counted) {
-            expected += trust*tree.prob[n_counted];
+            expected += trust*probs[n_counted - n_lanes];
         }
         const double rate = expected/(fixed + verify.estimate(size));
         if (rate > best_rate) {
-            best      = size - 1;
+            best      = size - n_lanes;
             best_rate = rate;
         }
     }
-    promise.add(best_rate*plain.get());
+    promise.add(best_rate*plain.get()/n_lanes);
     return best;
 }
 
@@ -142,8 +147,11 @@ void auto_budget::pause() {
     seconds      = running_mean(0.05);
 }
 
-void auto_budget::adjust_reach(const draft_tree & tree) {
-    const int32_t deepest = *std::max_element(tree.depth.begin(), tree.depth.end());
+void auto_budget::adjust_reach(const std::vector<draft_tree *> & trees) {
+    int32_t deepest = 0;
+    for (const draft_tree * tree : trees) {
+        deepest = std::max(deepest, *std::max_element(tree->depth.begin(), tree->depth.end()));
+    }
     if (deepest >= reach) {
         reach += 1; // more might have been wanted
         unreached = 0;
@@ -153,26 +161,25 @@ void auto_budget::adjust_reach(const draft_tree & tree) {
     }
 }
 
-void auto_budget::record_plain(double verify_seconds, double total_seconds) {
-    verify.add(1, verify_seconds);
+void auto_budget::record_plain(int32_t n_lanes, double verify_seconds, double total_seconds) {
+    verify.add(n_lanes, verify_seconds);
     plain.add_seconds(total_seconds);
     since_plain = 0;
 }
 
-void auto_budget::record_draft(const draft_tree & tree, int32_t n_tokens, double verify_seconds, double total_seconds) {
-    double expected = 0.0;
-    for (int32_t n = 1; n < tree.n_nodes(); ++n) {
-        expected += tree.prob[n];
-    }
+void auto_budget::record_draft(const std::vector<draft_tree *> & trees, int32_t n_tokens, double verify_seconds, double total_seconds) {
+    const std::vector<double> probs    = best_probabilities(trees);
+    const int32_t             n_lanes  = (int32_t) trees.size();
+    const double              expected = std::accumulate(probs.begin(), probs.end(), 0.0);
     if (expected > 0.1) {
-        calibration.add((n_tokens - 1)/expected);
+        calibration.add((n_tokens - n_lanes)/expected);
     }
-    verify  .add(tree.n_nodes(), verify_seconds);
+    verify  .add(n_lanes + (int32_t) probs.size(), verify_seconds);
     overhead.add_seconds(std::max(0.0, total_seconds - verify_seconds - draft.get()));
-    tokens  .add(n_tokens);
+    tokens  .add((double) n_tokens/n_lanes);
     seconds .add_seconds(total_seconds);
     since_plain += 1;
-    adjust_reach(tree);
+    adjust_reach(trees);
 
     trial_left -= 1;
     const bool hopeless   = trial_left <= 0 && promise.get() < worthwhile;

@@ -2,7 +2,7 @@
 // arXiv 2606.01813), and when to leave speculation alone.
 #pragma once
 
-#include "tree/draft-tree.h"
+#include "tree/best-nodes.h"
 
 #include <cstdint>
 #include <map>
@@ -49,22 +49,22 @@ public:
     // How many positions to draft, at most n_max: about as deep as the trees that were chosen lately; on a device all.
     int32_t positions(int32_t n_max) const;
 
-    // How many of the tree's nodes beside the root to verify: the prefix with the most expected tokens per second, given
-    // that its draft took draft_seconds. 0 if the root alone is best.
-    int32_t choose(const draft_tree & tree, double draft_seconds);
+    // How many nodes of the trees beside their roots to verify: the most probable ones, as many as promise the most tokens
+    // per second, given that the drafts took draft_seconds. 0 if the roots alone are best.
+    int32_t choose(const std::vector<draft_tree *> & trees, double draft_seconds);
 
-    // What a round cost. `tree` is what was verified.
-    void record_plain(double verify_seconds, double total_seconds);
-    void record_draft(const draft_tree & tree, int32_t n_tokens, double verify_seconds, double total_seconds);
+    // What a round of so many lanes cost. `trees` is what was verified.
+    void record_plain(int32_t n_lanes, double verify_seconds, double total_seconds);
+    void record_draft(const std::vector<draft_tree *> & trees, int32_t n_tokens, double verify_seconds, double total_seconds);
 
 private:
     bool on_device;
 
     void pause();
-    void adjust_reach(const draft_tree & tree);
+    void adjust_reach(const std::vector<draft_tree *> & trees);
 
     forward_cost verify;
-    running_mean plain      {0.2}; // seconds of a round without a draft
+    running_mean plain      {0.2}; // seconds of a round without drafts
     running_mean draft      {0.2}; // seconds of a draft
     running_mean overhead   {0.2}; // of a drafted round: everything that is neither draft nor verify
     running_mean calibration{0.05, 1.0, 10}; // accepted nodes per node expected to be accepted

@@ -1,5 +1,6 @@
-// C ABI of the speculation engine: DFlash drafts (arXiv 2602.06036), draft trees (DDTree, arXiv 2604.12989) and their
-// verification by the target in one forward. One engine serves sequence 0 of one target context and is not thread-safe.
+// C ABI of the speculation engine: drafters of several kinds propose trees of tokens, and the target verifies the trees of
+// several lanes in one forward. DFlash drafts: arXiv 2602.06036; draft trees: DDTree, arXiv 2604.12989. A lane is a sequence
+// of the target's context: 0 to n_lanes - 1. Not thread-safe.
 //
 // Functions that can fail return NULL or a negative number and leave a sentence for llama_dflash_last_error().
 // No C++ exception leaves this library. (A thread that is ended while it is in a sampler's callback unwinds through it.)
@@ -26,21 +27,33 @@ extern "C" {
 
     struct llama_dflash_params {
         int32_t mode;            // llama_dflash_mode
-        int32_t budget;          // nodes beside the root in every round; 0: chosen in every round ("auto")
-        int32_t n_context;       // positions whose features the drafter remembers (a ring)
-        int32_t n_gpu_layers;    // layers of the drafter on the GPU
-        int32_t type_k;          // ggml_type of the drafter's K cache
-        int32_t type_v;          // ggml_type of the drafter's V cache
-        int32_t n_threads;       // 0: as many as the target's batches use
-        int32_t flash_attn;      // of the drafter: 1 where it is supported, 0 never
-        int32_t short_block;     // 1: denoise no more positions than are drafted, 0: always the whole block
+        int32_t budget;          // nodes of a lane beside the root in every round; 0: chosen in every round ("auto")
+        int32_t n_lanes;         // at most the target's n_seq_max
         int32_t device_outputs;  // find candidates and greedy tokens where logits are computed, so that rows of logits stay
                                  // there: 1 yes, 0 no, -1 where that is a device with memory of its own
-        float   synthetic_length; // > 0: for timing only, accept so many tokens a round (mean, bonus included), whatever the
-                                  // target says; the text is meaningless
     };
 
-    // The tree of one round. The pointers are valid until the engine's next round.
+    struct llama_dflash_drafter_params {
+        const char * kind;       // "dflash"
+        const char * path;       // of its file
+        int32_t n_context;       // positions of a lane that it remembers (a ring)
+        int32_t n_gpu_layers;    // layers of it on the GPU
+        int32_t type_k;          // ggml_type of its K cache
+        int32_t type_v;          // ggml_type of its V cache
+        int32_t n_threads;       // 0: as many as the target's batches use
+        int32_t flash_attn;      // 1 where it is supported, 0 never
+        int32_t short_block;     // dflash: 1: denoise no more positions than are drafted, 0: always the whole block
+    };
+
+    // One lane's part in a round.
+    struct llama_dflash_request {
+        int32_t     lane;
+        llama_token root;        // the last sampled token, not in the target's memory
+        llama_pos   n_past;      // its position
+        int32_t     n_max;       // at most so many tokens are sampled
+    };
+
+    // The tree of a lane's round. The pointers are valid until the engine's next round.
     struct llama_dflash_result {
         int32_t             n_nodes;    // nodes verified, the root included
         const llama_token * node_token; // [n_nodes]
@@ -50,7 +63,8 @@ extern "C" {
 
     struct llama_dflash_token {
         llama_token token; // the target's own choice
-        int32_t     node;  // where: the row for llama_get_logits_ith()
+        int32_t     node;  // where in the tree
+        int32_t     row;   // that node's, for llama_get_logits_ith()
         int32_t     child; // the node that carries the token: the next one is sampled there; -1: the round is over
     };
 
@@ -73,12 +87,14 @@ extern "C" {
         double  seconds[LLAMA_DFLASH_PHASE_COUNT];
     };
 
-    LLAMA_DFLASH_API struct llama_dflash_params llama_dflash_default_params(void);
+    LLAMA_DFLASH_API struct llama_dflash_params         llama_dflash_default_params(void);
+    LLAMA_DFLASH_API struct llama_dflash_drafter_params llama_dflash_default_drafter_params(void);
 
-    // Load the drafter at `path` (GGUF of architecture "dflash") for `target`. NULL on failure: no such file, no drafter,
-    // damaged, or made for another target (vocabulary, hidden size, layers).
+    // Load these drafters for `target`. NULL on failure: no such file, no drafter, damaged, or made for another target
+    // (vocabulary, hidden size, layers).
     LLAMA_DFLASH_API struct llama_dflash * llama_dflash_load(
-            struct llama_context * target, const char * path, struct llama_dflash_params params);
+            struct llama_context * target, const struct llama_dflash_drafter_params * drafters, int32_t n_drafters,
+            struct llama_dflash_params params);
 
     LLAMA_DFLASH_API void llama_dflash_free(struct llama_dflash * engine);
 
@@ -95,56 +111,70 @@ extern "C" {
     // As llama_sampler_sample(). Returns a token, or < 0 if the sampler failed (a grammar that no token satisfies).
     LLAMA_DFLASH_API llama_token llama_dflash_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t idx);
 
-    LLAMA_DFLASH_API int32_t llama_dflash_block_size(const struct llama_dflash * engine);
-
     // False where the target's memory can't hold a tree: the engine then verifies chains.
     LLAMA_DFLASH_API bool llama_dflash_uses_trees(const struct llama_dflash * engine);
 
-    // The target's last decode evaluated `n_tokens` tokens of sequence 0 from position `pos` on: remember their features.
-    // `n_after`: how many more tokens will follow at once (features that would soon be evicted are then not even kept).
-    LLAMA_DFLASH_API int32_t llama_dflash_observe(struct llama_dflash * engine, llama_pos pos, int32_t n_tokens, int32_t n_after);
+    // The target has decoded a batch, outside of rounds; then llama_dflash_observe() is called for every lane in it.
+    LLAMA_DFLASH_API void llama_dflash_target_decoded(struct llama_dflash * engine);
 
-    // Forget the features of positions >= n_past (0: all).
-    LLAMA_DFLASH_API int32_t llama_dflash_truncate(struct llama_dflash * engine, llama_pos n_past);
+    // The target's last decode evaluated tokens [n_tokens] of a lane, from position `pos` on: drafters remember them. They were
+    // rows first_row, first_row + 1, ... of its batch. `n_after`: how many more of the lane will follow at once (what would soon
+    // be forgotten again is then not even kept).
+    LLAMA_DFLASH_API int32_t llama_dflash_observe(
+            struct llama_dflash * engine, int32_t lane, llama_pos pos, const llama_token * tokens, int32_t n_tokens,
+            int32_t first_row, int32_t n_after);
 
-    // Begin a round: draft after `root` (the last sampled token, at position n_past, not in the target's memory) and let the
-    // target look at all nodes in one forward. At most n_max tokens are sampled in it. Settles the round before.
-    // Returns 0, 1 if the target's memory has no room for the root, 2 if its abort callback ended the forward, or < 0 on
-    // failure. Until the round is over, or settled, the target's context takes no other call (llama-tree.h).
+    // Forget what drafters know of a lane's positions >= n_past (0: all).
+    LLAMA_DFLASH_API int32_t llama_dflash_truncate(struct llama_dflash * engine, int32_t lane, llama_pos n_past);
+
+    // Begin a round of these lanes: draft after the root of each, and let the target look at all nodes in one forward. Settles
+    // the round before. results: [n_lanes].
+    // Returns 0, 1 if the target's memory has no room for the roots, 2 if its abort callback ended the forward, or < 0 on
+    // failure. Until every lane's walk is over, or settled, the target takes no other decode, and no call that touches one
+    // of the lanes whose walk is not (llama-tree.h).
     LLAMA_DFLASH_API int32_t llama_dflash_round(
-            struct llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_max, struct llama_dflash_result * result);
+            struct llama_dflash * engine, const struct llama_dflash_request * requests, int32_t n_lanes,
+            struct llama_dflash_result * results);
 
-    // Sample the round's next token: nothing is ever sampled, and no sampler moves, before it is asked for. `greedy` says
-    // that the sampler is a plain argmax. After the last token (child is -1) what was accepted is in the target's memory,
-    // and nothing else. Returns 0, or < 0 on failure, of the sampler for instance: the round is then as before.
+    // Sample the next token of the lane's round: nothing is ever sampled, and no sampler moves, before it is asked for. `greedy`
+    // says that the sampler is a plain argmax. After the last token (child is -1) what was accepted is in the target's memory,
+    // and nothing else of the lane. Returns 0, or < 0 on failure, of the sampler for instance: the round is then as before.
     LLAMA_DFLASH_API int32_t llama_dflash_next(
-            struct llama_dflash * engine, struct llama_sampler * sampler, bool greedy, struct llama_dflash_token * sampled);
+            struct llama_dflash * engine, int32_t lane, struct llama_sampler * sampler, bool greedy,
+            struct llama_dflash_token * sampled);
 
-    // End the round where it is: the nodes at which tokens were sampled stay in the target's memory, which is then that of
-    // plain decoding after the same tokens. Returns the number of positions in memory, or < 0 on failure. Harmless where no
+    // End the lane's round where it is: the nodes at which tokens were sampled stay in the target's memory, which is then that
+    // of plain decoding after the same tokens. Returns the number of positions in memory, or < 0 on failure. Harmless where no
     // round is going on.
-    LLAMA_DFLASH_API int32_t llama_dflash_settle(struct llama_dflash * engine);
+    LLAMA_DFLASH_API int32_t llama_dflash_settle(struct llama_dflash * engine, int32_t lane);
 
-    // What the drafter failed at for the first time, once; NULL if there is nothing new to say. A drafter that fails rests
+    // What a drafter failed at for the first time, once; NULL if there is nothing new to say. A drafter that fails rests
     // for some rounds, longer every time; the rounds go on without drafts.
     LLAMA_DFLASH_API const char * llama_dflash_news(struct llama_dflash * engine);
 
-    // As llama_set_abort_callback(), for the drafter's forwards.
+    // As llama_set_abort_callback(), for the drafters' forwards.
     LLAMA_DFLASH_API void llama_dflash_set_abort_callback(struct llama_dflash * engine, ggml_abort_callback callback, void * data);
 
-    // The drafter's log-probabilities for a block after `root`, over the whole vocabulary: out[n_positions][n_vocab],
-    // n_positions < block size (or equal to it, where the drafter samples from its anchor). Those of DFlash2 and DSpark
-    // drafters are without their heads. For tests and tools.
+    // For timing with models of random weights: from now on accept so many tokens a round (mean, bonus included, at least 1),
+    // whatever the target says; the text is meaningless. 0: no longer.
+    LLAMA_DFLASH_API int32_t llama_dflash_set_synthetic_length(struct llama_dflash * engine, float length);
+
+    // The log-probabilities of the first "dflash" drafter for a block after `root`, over the whole vocabulary:
+    // out[n_positions][n_vocab], n_positions < block size (or equal to it, where the drafter samples from its anchor). Those of
+    // DFlash2 and DSpark drafters are without their heads. For tests and tools.
     LLAMA_DFLASH_API int32_t llama_dflash_logprobs(
-            struct llama_dflash * engine, llama_token root, llama_pos n_past, int32_t n_positions, float * out);
+            struct llama_dflash * engine, int32_t lane, llama_token root, llama_pos n_past, int32_t n_positions, float * out);
 
-    LLAMA_DFLASH_API struct llama_dflash_stats llama_dflash_get_stats(const struct llama_dflash * engine);
-    LLAMA_DFLASH_API void llama_dflash_reset_stats(struct llama_dflash * engine);
+    // Of the lane's rounds.
+    LLAMA_DFLASH_API struct llama_dflash_stats llama_dflash_get_stats(const struct llama_dflash * engine, int32_t lane);
+    LLAMA_DFLASH_API void llama_dflash_reset_stats(struct llama_dflash * engine, int32_t lane);
 
-    // The drafter's memory as bytes, to travel with a saved state of the target.
-    LLAMA_DFLASH_API size_t  llama_dflash_state_size(struct llama_dflash * engine);
-    LLAMA_DFLASH_API size_t  llama_dflash_state_get(struct llama_dflash * engine, uint8_t * out, size_t size);
-    LLAMA_DFLASH_API int32_t llama_dflash_state_set(struct llama_dflash * engine, const uint8_t * data, size_t size);
+    // What drafter `drafter` (0 is the first) remembers of a lane as bytes, to travel with a saved state of the target.
+    LLAMA_DFLASH_API size_t  llama_dflash_state_size(struct llama_dflash * engine, int32_t lane, int32_t drafter);
+    LLAMA_DFLASH_API size_t  llama_dflash_state_get(
+            struct llama_dflash * engine, int32_t lane, int32_t drafter, uint8_t * out, size_t size);
+    LLAMA_DFLASH_API int32_t llama_dflash_state_set(
+            struct llama_dflash * engine, int32_t lane, int32_t drafter, const uint8_t * data, size_t size);
 
 #ifdef __cplusplus
 }

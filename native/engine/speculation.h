@@ -1,95 +1,88 @@
-// One speculation engine: a target context, a drafter, a budget, and what they did so far.
+// The speculation engine: a target's context, drafters, lanes, a budget, and what they did so far.
 #pragma once
 
 #include "budget.h"
-#include "tree/draft-tree.h"
-#include "dflash/dflash-drafter.h"
-#include "drafter-health.h"
+#include "lane.h"
 #include "llama-dflash.h"
+#include "phase-clock.h"
 #include "synthetic.h"
+#include "tended-drafter.h"
+#include "verification.h"
 
-#include <array>
-#include <string>
+#include <map>
+#include <memory>
+#include <vector>
 
-// Seconds per phase of the round that is running.
-class phase_clock {
+class speculation {
 public:
-    void   start();
-    void   resume();                            // the time since the last call belongs to none: the caller's
-    void   end_phase(llama_dflash_phase phase); // everything since the last call belongs to `phase`
-    double total() const;
+    // The drafters' lanes are 0 to params.n_lanes - 1, sequences of the target.
+    speculation(llama_context * target, std::vector<std::unique_ptr<drafter>> drafters, const llama_dflash_params & params);
+    ~speculation();
 
-    std::array<double, LLAMA_DFLASH_PHASE_COUNT> seconds{};
+    speculation(const speculation &) = delete;
+
+    // A round of these lanes, up to where tokens can be sampled: draft a tree for each, and let the target look at all of
+    // them at once. What follows is next(), token by token and lane by lane. Walks of the round before are settled.
+    round_status start(const std::vector<round_request> & requests);
+
+    // The target's own choice at the node where the lane's walk is. The walk goes on as long as the tree holds these choices;
+    // at its end what was accepted is in the target's memory, and nothing else of this lane.
+    sampled_token next(int32_t lane, llama_sampler * sampler, bool greedy);
+
+    // Ends the lane's walk where it is, if there is one: the path so far, at least the root, is kept, other nodes go.
+    // Returns how many positions of the lane are in memory after its last round.
+    int32_t settle(int32_t lane);
+
+    // The target has decoded a batch, not for a round. Then the tokens of every lane in it are observed.
+    void target_decoded();
+    void observe(const evaluated_tokens & tokens);
+    void truncate(int32_t lane, llama_pos n_past);
+
+    // Throws std::out_of_range with a sentence.
+    lane &       lane_of(int32_t id);
+    const lane & lane_of(int32_t id) const { return const_cast<speculation *>(this)->lane_of(id); }
+
+    // Numbers of the lane's rounds since the last reset, the one that goes on included.
+    llama_dflash_stats stats_of(int32_t lane) const;
+    void               reset_stats(int32_t lane);
+
+    std::vector<tended_drafter> drafters;
+    synthetic_acceptance        synthetic{0.0f};
+
+    const bool trees; // the target's memory can hold trees
+
+    // What params ask for, of any target: nodes of a tree beside its root, at most; rows of logits that stay where they are
+    // computed.
+    static int32_t most_nodes(const llama_dflash_params & params);
+    static bool    keeps_outputs_on_device(const llama_context * target, const llama_dflash_params & params);
 
 private:
-    int64_t last = 0; // microseconds
-};
+    void          begin(const std::vector<round_request> & requests);
+    bool          propose();
+    bool          ask(tended_drafter & drafter);
+    void          choose();
+    auto_budget & budget();
+    int32_t       room_beside_root(const lane & lane) const;
+    llama_token   choose_at(const lane & lane, int32_t node, llama_sampler * sampler, bool greedy) const;
+    bool          is_last(const lane & lane, llama_token token) const;
+    void          finish(lane & lane, bool early);
+    void          learn();
+    void          add_counts(const lane & lane, llama_dflash_stats & sum) const;
+    void          add_seconds(llama_dflash_stats & sum) const;
 
-struct round_request {
-    llama_token root;
-    llama_pos   n_past;
-    int32_t     n_max;
-};
+    llama_context           * target;
+    const llama_dflash_params params;
+    const bool                device_outputs;
+    std::vector<lane>         lanes;
 
-enum class round_status { done, no_room, aborted };
-
-struct sampled_token {
-    llama_token token;
-    int32_t     node;  // that it was sampled at
-    int32_t     child; // that carries it, where the next one is sampled; -1: the round is over
-};
-
-struct llama_dflash {
-    llama_dflash(llama_context * target, const std::string & path, const llama_dflash_params & params);
-    ~llama_dflash();
-
-    round_status  start(const round_request & request);
-    sampled_token next(llama_sampler * sampler, bool greedy);
-    int32_t       settle(); // returns how many positions are in memory
-
-    // The target's last decode was of these rows. A drafter that fails at it rests.
-    void observe(llama_pos pos, const int32_t * rows, int32_t n_rows, int32_t n_after);
-
-    void drafter_failed(const std::exception & error);
-
-    llama_dflash_stats stats_so_far(bool with_round) const;
-    bool               is_walking() const { return node >= 0; }
-
-    llama_context     * target;
-    llama_dflash_params params;
-    bool                device_outputs; // rows of logits stay where they are computed
-    drafter             draft;
-    auto_budget         budget;
-    synthetic_acceptance synthetic;
-    llama_dflash_stats  stats{};
-    bool                trees; // the target's memory can hold a tree
-
-    drafter_health      health;
+    std::map<size_t, auto_budget> budgets; // by the number of lanes in a round
 
     // the round that is going on, or the last one
-    draft_tree               tree;
-    std::vector<int32_t>     path;   // nodes on the accepted path, the root first
-    std::vector<llama_token> tokens; // sampled at the nodes of the path
+    std::vector<lane *> round;
+    phase_clock         clock;
+    bool                drafted   = false; // its trees are of drafters
+    bool                cut_short = false; // a walk of it was ended early
+    int32_t             n_walking = 0;     // lanes
 
-private:
-    bool         draft_tree_for(const round_request & request);
-    bool         grow_drafted_tree(const round_request & request);
-    draft_tree   grow_tree(llama_token root, int32_t n_positions, int32_t n_nodes, bool chain);
-    int32_t      most_nodes(const round_request & request) const;
-    round_status verify();
-    llama_token  best_at(int32_t node) const;
-    llama_token  sample_at(llama_sampler * sampler, bool greedy) const;
-    llama_token  choose_at(llama_sampler * sampler, bool greedy) const;
-    bool         is_last(llama_token token) const;
-    void         finish(bool early);
-    void         commit();
-    void         abandon();
-    void         record(bool early);
-
-    phase_clock clock;
-    llama_pos   n_past  = 0;     // of the round
-    int32_t     n_max   = 0;     // tokens it may have
-    int32_t     node    = -1;    // where the next token is sampled; -1: no round is going on
-    bool        drafted = false; // its tree is of the drafter
-    bool        pending = false; // its nodes wait in the target's memory to be committed or discarded
+    std::vector<llama_dflash_stats> stats; // [lanes], of what is over
 };

@@ -43,7 +43,7 @@ int main() {
             draft_tree tree = build_tree(0, positions, fixed < 0 ? 63 : fixed, false);
             const double draft_seconds = wanted ? measured(draft + per_position*n_positions, -1) : 0;
             if (wanted && fixed < 0) {
-                tree.truncate(budget.choose(tree, draft_seconds));
+                tree.truncate(budget.choose({ &tree }, draft_seconds));
             }
             int node = 0, sampled = 0;
             while (node >= 0) {
@@ -54,9 +54,9 @@ int main() {
             const double verify = measured(one + per_node*(tree.n_nodes() - 1), tree.n_nodes());
             const double total  = draft_seconds + verify;
             if (wanted) {
-                budget.record_draft(tree, sampled, verify, total);
+                budget.record_draft({ &tree }, sampled, verify, total);
             } else {
-                budget.record_plain(verify, total);
+                budget.record_plain(1, verify, total);
             }
             tokens  += sampled;
             seconds += total;
@@ -77,7 +77,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def simulate(compile_program):
-    process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "tree/draft-tree.cpp")
+    process = compile_program("#include <cmath>\n" + PROGRAM, "budget.cpp", "tree/best-nodes.cpp", "tree/draft-tree.cpp")
 
     def run(one, per_node, draft, first, second, nodes=-1, rounds=600, noisy=False, per_position=0.0, on_device=False):
         process.stdin.write(

@@ -141,7 +141,7 @@ def main():
         try:
             draft = DFlashDraft(work, budget=8, context=64)
             draft.check_file()
-            llm._engine = Engine(llm.ctx, draft, n_gpu_layers=0)
+            llm._engine = Engine(llm.ctx, [draft], n_gpu_layers=0)
         except ValueError as error:
             assert str(error).startswith("draft_model: "), error
             refused += 1

@@ -30,7 +30,7 @@ def observe(llm, engines):
     llm._engine = None
     llm.eval(PROMPT)
     for engine in engines:
-        engine.observe(0, len(PROMPT), 0)
+        engine.observe(0, PROMPT, 0)
 
 
 @pytest.mark.parametrize("on_device", [(True, True), (True, False), (False, True), (False, False)], ids=str)
@@ -38,7 +38,8 @@ def test_each_has_its_own_features(load, pair, drafters, on_device):
     llm = load(pair)
 
     def engine(i, device):
-        return Engine(llm.ctx, pair.draft(budget=8).__class__(drafters[i], budget=8, device_outputs=device), n_gpu_layers=0)
+        draft = pair.draft(budget=8).__class__(drafters[i], budget=8, device_outputs=device)
+        return Engine(llm.ctx, [draft], n_gpu_layers=0)
 
     alone = []
     for i, device in enumerate(on_device):

@@ -1,0 +1,40 @@
+#include "tended-drafter.h"
+
+#include <exception>
+
+void tended_drafter::observe(const evaluated_tokens & tokens) {
+    try {
+        health.rests() ? draft->truncate(tokens.lane, tokens.pos) : draft->observe(tokens);
+    } catch (const std::exception & e) {
+        failed(e);
+    }
+}
+
+void tended_drafter::truncate(int32_t lane, llama_pos n_past) {
+    try {
+        draft->truncate(lane, n_past);
+    } catch (const std::exception & e) {
+        failed(e);
+    }
+}
+
+std::vector<draft_tree> tended_drafter::propose(const std::vector<draft_request> & requests) {
+    try {
+        auto trees = draft->propose(requests);
+        if (!trees.empty()) {
+            health.drafted();
+        }
+        return trees;
+    } catch (const std::exception & e) {
+        failed(e);
+        return {};
+    }
+}
+
+// What it remembers may be damaged, of any lane.
+void tended_drafter::failed(const std::exception & error) {
+    health.failed(error.what());
+    for (int32_t lane = 0; lane < n_lanes; ++lane) {
+        draft->forget(lane);
+    }
+}

@@ -1,0 +1,35 @@
+// A drafter whose failures cost its drafts, never the generation: nothing here throws because it did. One that fails rests
+// for some rounds, and begins anew with the text that comes then.
+#pragma once
+
+#include "drafter.h"
+#include "drafter-health.h"
+
+#include <memory>
+
+class tended_drafter {
+public:
+    tended_drafter(std::unique_ptr<drafter> draft, int32_t n_lanes) : draft(std::move(draft)), n_lanes(n_lanes) {}
+
+    drafter & get() const { return *draft; }
+
+    void target_decoded() { draft->target_decoded(); }
+    void observe(const evaluated_tokens & tokens);
+    void truncate(int32_t lane, llama_pos n_past);
+
+    // May it propose this round? Asked once a round.
+    bool fit() { return health.fit(); }
+
+    // One tree a request, or none at all if it failed or has no room.
+    std::vector<draft_tree> propose(const std::vector<draft_request> & requests);
+
+    void failed(const std::exception & error);
+
+    // What it failed at for the first time, once; NULL if there is nothing new to say.
+    const char * news() { return health.news(); }
+
+private:
+    std::unique_ptr<drafter> draft;
+    drafter_health           health;
+    int32_t                  n_lanes;
+};
