@@ -22,7 +22,7 @@ DONE, NO_ROOM, ABORTED = 0, 1, 2  # what a round returns
 
 
 class _Params(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("mode", "budget", "n_lanes", "device_outputs")]
+    _fields_ = [(name, ctypes.c_int32) for name in ("mode", "budget", "n_lanes", "device_outputs", "calibrated")]
 
 
 class _DrafterParams(ctypes.Structure):
@@ -82,6 +82,7 @@ _SIGNATURES = {
     "settle": (_int, [_engine_p, _int]),
     "news": (ctypes.c_char_p, [_engine_p]),
     "set_abort_callback": (None, [_engine_p, llama_cpp.ggml_abort_callback, ctypes.c_void_p]),
+    "explain": (ctypes.c_char_p, [_engine_p]),
     "set_synthetic_length": (_int, [_engine_p, ctypes.c_float]),
     "logprobs": (_int, [_engine_p, _int, _int, _int, _int, _floats_p]),
     "get_stats": (_Stats, [_engine_p, _int]),
@@ -292,6 +293,10 @@ class Engine:
         out = np.empty((n_positions, n_vocab), dtype=np.single)
         self._check(self._c.logprobs(self._engine, lane, root, n_past, n_positions, out.ctypes.data_as(_floats_p)))
         return out
+
+    def explain(self) -> str:
+        """In two sentences, what a budget of "auto" does and why."""
+        return self._c.explain(self._engine).decode("utf-8", errors="replace")
 
     def stats(self, round_seconds: float = 0.0, *, lane: int = 0) -> SpeculativeStats:
         """What was done since reset_stats(). `round_seconds`: what the rounds took as the caller sees it."""

@@ -48,7 +48,7 @@ const char * llama_dflash_last_error(void) {
 }
 
 llama_dflash_params llama_dflash_default_params(void) {
-    return { LLAMA_DFLASH_MODE_TREE, 0, 1, -1 };
+    return { LLAMA_DFLASH_MODE_TREE, 0, 1, -1, 0 };
 }
 
 llama_dflash_drafter_params llama_dflash_default_drafter_params(void) {
@@ -116,7 +116,7 @@ bool llama_dflash_uses_trees(const llama_dflash * engine) {
 }
 
 void llama_dflash_target_decoded(llama_dflash * engine) {
-    engine->target_decoded();
+    engine->drafts.target_decoded();
 }
 
 int32_t llama_dflash_observe(
@@ -125,14 +125,14 @@ int32_t llama_dflash_observe(
     return guarded(-1, [&] {
         std::vector<int32_t> rows(n_tokens);
         std::iota(rows.begin(), rows.end(), first_row);
-        engine->observe({ engine->lane_of(lane).id, pos, tokens, rows.data(), n_tokens, n_after });
+        engine->drafts.observe({ engine->lane_of(lane).id, pos, tokens, rows.data(), n_tokens, n_after });
         return 0;
     });
 }
 
 int32_t llama_dflash_truncate(llama_dflash * engine, int32_t lane, llama_pos n_past) {
     return guarded(-1, [&] {
-        engine->truncate(lane, n_past);
+        engine->drafts.truncate(engine->lane_of(lane).id, n_past);
         return 0;
     });
 }
@@ -166,7 +166,7 @@ int32_t llama_dflash_settle(llama_dflash * engine, int32_t lane) {
 }
 
 const char * llama_dflash_news(llama_dflash * engine) {
-    for (tended_drafter & drafter : engine->drafters) {
+    for (tended_drafter & drafter : engine->drafts.drafters()) {
         if (const char * news = drafter.news()) {
             return news;
         }
@@ -175,7 +175,7 @@ const char * llama_dflash_news(llama_dflash * engine) {
 }
 
 void llama_dflash_set_abort_callback(llama_dflash * engine, ggml_abort_callback callback, void * data) {
-    for (tended_drafter & drafter : engine->drafters) {
+    for (tended_drafter & drafter : engine->drafts.drafters()) {
         drafter.get().set_abort_callback(callback, data);
     }
 }
@@ -193,13 +193,21 @@ int32_t llama_dflash_set_synthetic_length(llama_dflash * engine, float length) {
 int32_t llama_dflash_logprobs(
         llama_dflash * engine, int32_t lane, llama_token root, llama_pos n_past, int32_t n_positions, float * out) {
     return guarded(-1, [&] {
-        for (tended_drafter & drafter : engine->drafters) {
+        for (tended_drafter & drafter : engine->drafts.drafters()) {
             if (auto * draft = dynamic_cast<dflash_drafter *>(&drafter.get())) {
                 draft->logprobs(engine->lane_of(lane).id, root, n_past, n_positions, out);
                 return 0;
             }
         }
         throw std::invalid_argument("there is no drafter of kind \"dflash\"");
+    });
+}
+
+const char * llama_dflash_explain(llama_dflash * engine) {
+    static thread_local std::string text;
+    return guarded("", [&] {
+        text = engine->explain();
+        return text.c_str();
     });
 }
 
@@ -215,10 +223,10 @@ void llama_dflash_reset_stats(llama_dflash * engine, int32_t lane) {
 }
 
 static tended_drafter & drafter_of(llama_dflash * engine, int32_t i) {
-    if (i < 0 || i >= (int32_t) engine->drafters.size()) {
-        throw std::out_of_range("there is no drafter " + std::to_string(i) + " but " + std::to_string(engine->drafters.size()));
+    if (i < 0 || i >= (int32_t) engine->drafts.drafters().size()) {
+        throw std::out_of_range("there is no drafter " + std::to_string(i) + " but " + std::to_string(engine->drafts.drafters().size()));
     }
-    return engine->drafters[i];
+    return engine->drafts.drafters()[i];
 }
 
 size_t llama_dflash_state_size(llama_dflash * engine, int32_t lane, int32_t drafter) {

@@ -1,6 +1,7 @@
 #include "budget.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -12,9 +13,16 @@ void running_mean::add(double x) {
 }
 
 void running_mean::add_seconds(double x) {
-    constexpr double most = 1.5; // times the mean
+    constexpr double most    = 1.5; // times the mean
+    constexpr int    believe = 3;   // that many in a row
     if (count == 1 && x < value) {
         value = x; // the first one was cold
+    }
+    n_high = count > 0 && x > most*value ? n_high + 1 : 0;
+    if (n_high >= believe) {
+        value  = x;
+        n_high = 0;
+        return;
     }
     add(count > 0 ? std::min(x, most*value) : x);
 }
@@ -96,29 +104,35 @@ static constexpr int32_t give_back       = 3; // trees in a row that did not
 static constexpr int32_t shortest_streak = 16;
 static constexpr int32_t longest_streak  = 256;
 
-bool auto_budget::wants_draft() {
-    if (plain_left > 0) {
-        plain_left -= 1;
+// rounds that are plain before any other, to learn their cost
+static constexpr int first_plain = 2;
+
+bool auto_budget::wants_draft(drafter_set set) {
+    if (plain.samples() < first_plain || since_plain >= plain_every) {
         return false;
     }
-    return since_plain < plain_every;
+    trial & trial = trials[set];
+    if (trial.plain_left > 0) {
+        trial.plain_left -= 1;
+        return false;
+    }
+    return true;
 }
 
-int32_t auto_budget::positions(int32_t n_max) const {
+int32_t auto_budget::positions(int32_t n_max, drafter_set set) const {
+    const auto found = trials.find(set);
+    const int32_t reach = found == trials.end() ? trial().reach : found->second.reach;
     return on_device ? n_max : std::min(reach, n_max);
 }
 
-int32_t auto_budget::choose(const std::vector<draft_tree *> & trees, double draft_seconds) {
-    draft.add_seconds(draft_seconds);
-
+auto_budget::size_choice auto_budget::best_size(const std::vector<draft_tree *> & trees, double draft_seconds) const {
     const std::vector<double> probs = best_probabilities(trees);
     const int32_t n_lanes = (int32_t) trees.size();
     const int32_t n_nodes = n_lanes + (int32_t) probs.size();
     const double  trust   = std::clamp(calibration.get(), 0.2, 1.5);
-    const double  fixed   = overhead.get() + draft.get();
+    const double  fixed   = overhead.get() + draft_seconds;
 
-    int32_t best      = 0;
-    double  best_rate = 0.0;
+    size_choice best;
     double  expected  = n_lanes;
     int32_t n_counted = n_lanes;
     for (const int32_t at_least : on_device ? device_sizes : forward_sizes) {
@@ -130,34 +144,49 @@ int32_t auto_budget::choose(const std::vector<draft_tree *> & trees, double draf
             expected += trust*probs[n_counted - n_lanes];
         }
         const double rate = expected/(fixed + verify.estimate(size));
-        if (rate > best_rate) {
-            best      = size - n_lanes;
-            best_rate = rate;
+        if (rate > best.rate) {
+            best = { size - n_lanes, expected, rate };
         }
     }
-    promise.add(best_rate*plain.get()/n_lanes);
     return best;
 }
 
-void auto_budget::pause() {
-    plain_left   = plain_streak;
-    plain_streak = std::min(plain_streak*3/2, longest_streak);
-    trial_left   = promise.get() < only_just ? short_trial : long_trial;
-    tokens       = running_mean(0.05);
-    seconds      = running_mean(0.05);
+double auto_budget::expected_speed(const std::vector<draft_tree *> & trees, double draft_seconds) const {
+    return best_size(trees, draft_seconds).rate*plain.get()/trees.size();
 }
 
-void auto_budget::adjust_reach(const std::vector<draft_tree *> & trees) {
+double auto_budget::usual_speed(drafter_set set) const {
+    const auto found = trials.find(set);
+    return found == trials.end() ? 0.0 : found->second.promise.get();
+}
+
+int32_t auto_budget::choose(const std::vector<draft_tree *> & trees, double draft_seconds, drafter_set set) {
+    last_set           = set;
+    last_draft_seconds = draft_seconds;
+    last_choice        = best_size(trees, draft_seconds);
+    trials[set].promise.add(last_choice.rate*plain.get()/trees.size());
+    return last_choice.n_nodes;
+}
+
+void auto_budget::pause(trial & trial) {
+    trial.plain_left   = trial.plain_streak;
+    trial.plain_streak = std::min(trial.plain_streak*3/2, longest_streak);
+    trial.left         = trial.promise.get() < only_just ? short_trial : long_trial;
+    trial.tokens       = running_mean(0.05);
+    trial.seconds      = running_mean(0.05);
+}
+
+void auto_budget::adjust_reach(trial & trial, const std::vector<draft_tree *> & trees) {
     int32_t deepest = 0;
     for (const draft_tree * tree : trees) {
         deepest = std::max(deepest, *std::max_element(tree->depth.begin(), tree->depth.end()));
     }
-    if (deepest >= reach) {
-        reach += 1; // more might have been wanted
-        unreached = 0;
-    } else if (++unreached >= give_back && reach > shortest_reach) {
-        reach -= 1;
-        unreached = 0;
+    if (deepest >= trial.reach) {
+        trial.reach += 1; // more might have been wanted
+        trial.unreached = 0;
+    } else if (++trial.unreached >= give_back && trial.reach > shortest_reach) {
+        trial.reach -= 1;
+        trial.unreached = 0;
     }
 }
 
@@ -167,27 +196,59 @@ void auto_budget::record_plain(int32_t n_lanes, double verify_seconds, double to
     since_plain = 0;
 }
 
-void auto_budget::record_draft(const std::vector<draft_tree *> & trees, int32_t n_tokens, double verify_seconds, double total_seconds) {
+void auto_budget::record_draft(const std::vector<draft_tree *> & trees, int32_t n_tokens, double draft_seconds, double verify_seconds,
+        double total_seconds, drafter_set set) {
     const std::vector<double> probs    = best_probabilities(trees);
     const int32_t             n_lanes  = (int32_t) trees.size();
     const double              expected = std::accumulate(probs.begin(), probs.end(), 0.0);
     if (expected > 0.1) {
         calibration.add((n_tokens - n_lanes)/expected);
     }
+    trial & trial = trials[set];
     verify  .add(n_lanes + (int32_t) probs.size(), verify_seconds);
-    overhead.add_seconds(std::max(0.0, total_seconds - verify_seconds - draft.get()));
-    tokens  .add((double) n_tokens/n_lanes);
-    seconds .add_seconds(total_seconds);
+    overhead.add_seconds(std::max(0.0, total_seconds - verify_seconds - draft_seconds));
+    trial.tokens .add((double) n_tokens/n_lanes);
+    trial.seconds.add_seconds(total_seconds);
     since_plain += 1;
-    adjust_reach(trees);
+    adjust_reach(trial, trees);
 
-    trial_left -= 1;
-    const bool hopeless   = trial_left <= 0 && promise.get() < worthwhile;
-    const bool proven     = tokens.samples() >= proof_rounds;
-    const bool broke_word = proven && tokens.get()*plain.get() < worthwhile_proof*seconds.get();
+    trial.left -= 1;
+    const bool hopeless   = trial.left <= 0 && trial.promise.get() < worthwhile;
+    const bool proven     = trial.tokens.samples() >= proof_rounds;
+    const bool broke_word = proven && trial.tokens.get()*plain.get() < worthwhile_proof*trial.seconds.get();
     if (hopeless || broke_word) {
-        pause();
+        pause(trial);
     } else if (proven) {
-        plain_streak = shortest_streak;
+        trial.plain_streak = shortest_streak;
     }
+}
+
+static std::string milliseconds(double seconds) {
+    char text[32];
+    snprintf(text, sizeof(text), seconds < 0.00995 ? "%.2g ms" : "%.0f ms", 1e3*seconds);
+    return text;
+}
+
+std::string auto_budget::explain() const {
+    if (plain.samples() < first_plain) {
+        return "Nothing was measured yet: the first rounds are plain, to learn what a token alone takes. Drafts come after them.";
+    }
+    std::string res = "A token alone takes " + milliseconds(plain.get());
+    const auto found = trials.find(last_set);
+    if (last_set == 0 || found == trials.end()) {
+        return res + ". No drafter has had anything to propose yet.";
+    }
+    const trial & trial = found->second;
+    char brings[32];
+    snprintf(brings, sizeof(brings), "%.2g", last_choice.tokens);
+    const double seconds = last_draft_seconds + verify.estimate(std::max(1, last_choice.n_nodes + 1));
+    res += ", the last tree of " + std::to_string(last_choice.n_nodes) + " draft nodes " + milliseconds(seconds) + " with its draft, and " +
+            brings + " tokens were expected of it. ";
+    char speed[64];
+    snprintf(speed, sizeof(speed), "%.2f times plain decoding", trial.promise.get());
+    if (trial.plain_left > 0) {
+        return res + "Drafts promise " + speed + " lately, which does not pay: drafting is off for " + std::to_string(trial.plain_left) +
+                " more rounds, then it is tried again.";
+    }
+    return res + "Drafts promise " + speed + " lately: drafting is on.";
 }

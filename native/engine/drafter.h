@@ -39,6 +39,7 @@ struct draft_request {
     int32_t     n_nodes; // beside the root, at most
     bool        chain;   // no node has two children
     bool        made_up; // probabilities take the place of the drafter's (synthetic.h)
+    double      least_mass = 0.0; // no forward for another depth pays where paths that deep are less probable than this, all together
 };
 
 // Every function may throw: what a lane's text was is then to be forgotten.

@@ -1,7 +1,9 @@
 #include "lane.h"
 
+#include <utility>
+
 void lane::begin(const round_request & request, int32_t n_max) {
-    tree   = build_tree(request.root, {}, 0, true);
+    take(merge(request.root, {}));
     n_past = request.n_past;
     n_left = request.n_max;
     this->n_max = n_max;
@@ -9,6 +11,11 @@ void lane::begin(const round_request & request, int32_t n_max) {
     tokens.clear();
     node    = -1;
     pending = false;
+}
+
+void lane::take(merged_tree proposed) {
+    tree   = std::move(proposed.tree);
+    offers = std::move(proposed.offers);
 }
 
 void lane::verified(int32_t first_row, bool pending) {

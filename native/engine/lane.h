@@ -1,7 +1,7 @@
 // A conversation that is being generated: a sequence of the target, and the walk through the tree of its last round.
 #pragma once
 
-#include "tree/draft-tree.h"
+#include "tree/merged-tree.h"
 
 #include "llama.h"
 
@@ -31,6 +31,9 @@ public:
     bool is_walking() const { return node >= 0; }
     bool is_pending() const { return pending; }
 
+    // What the drafters propose for it.
+    void take(merged_tree proposed);
+
     // The tree was verified: the walk begins at its root. pending: its nodes wait to be committed or discarded.
     void verified(int32_t first_row, bool pending);
 
@@ -56,6 +59,7 @@ public:
 
     // the round that is going on, or the last one
     draft_tree               tree;
+    std::vector<std::vector<node_offer>> offers; // what drafters said of the tree's nodes; there may be more
     std::vector<int32_t>     path;   // nodes on the accepted path, the root first
     std::vector<llama_token> tokens; // sampled at the nodes of the path
     llama_pos                n_past = 0;

@@ -31,6 +31,7 @@ extern "C" {
         int32_t n_lanes;         // at most the target's n_seq_max
         int32_t device_outputs;  // find candidates and greedy tokens where logits are computed, so that rows of logits stay
                                  // there: 1 yes, 0 no, -1 where that is a device with memory of its own
+        int32_t calibrated;      // 1: nodes are as probable as what was accepted so far says, 0: as their drafters say
     };
 
     struct llama_dflash_drafter_params {
@@ -164,6 +165,9 @@ extern "C" {
     // DFlash2 and DSpark drafters are without their heads. For tests and tools.
     LLAMA_DFLASH_API int32_t llama_dflash_logprobs(
             struct llama_dflash * engine, int32_t lane, llama_token root, llama_pos n_past, int32_t n_positions, float * out);
+
+    // In two sentences, what a budget of "auto" does and why. Never NULL; valid until the thread's next such call.
+    LLAMA_DFLASH_API const char * llama_dflash_explain(struct llama_dflash * engine);
 
     // Of the lane's rounds.
     LLAMA_DFLASH_API struct llama_dflash_stats llama_dflash_get_stats(const struct llama_dflash * engine, int32_t lane);

@@ -23,18 +23,13 @@ bool speculation::keeps_outputs_on_device(const llama_context * target, const ll
 }
 
 speculation::speculation(llama_context * target, std::vector<std::unique_ptr<drafter>> given, const llama_dflash_params & params) :
-        trees(llama_tree_supported(target)), target(target), params(params), device_outputs(keeps_outputs_on_device(target, params)),
-        stats(params.n_lanes) {
-    int32_t deepest = 0;
-    for (auto & drafter : given) {
-        deepest = std::max(deepest, drafter->max_depth());
-        drafters.emplace_back(std::move(drafter), params.n_lanes);
-    }
+        drafts(std::move(given), params.n_lanes, params.calibrated != 0), trees(llama_tree_supported(target)), target(target),
+        params(params), device_outputs(keeps_outputs_on_device(target, params)), stats(params.n_lanes) {
     for (int32_t id = 0; id < params.n_lanes; ++id) {
         lanes.emplace_back(id);
     }
     const int32_t n_nodes = std::min(most_nodes(params) + 1, (int32_t) llama_n_ubatch(target));
-    if (trees && llama_tree_reserve(target, n_nodes, std::min(deepest, n_nodes - 1)) != 0) {
+    if (trees && llama_tree_reserve(target, n_nodes, std::min(drafts.max_depth(), n_nodes - 1)) != 0) {
         throw std::runtime_error(llama_tree_last_error());
     }
     llama_tree_set_top(target, device_outputs ? 1 : 0); // the last: no destructor takes it back if this throws
@@ -67,14 +62,14 @@ round_status speculation::start(const std::vector<round_request> & requests) {
     clock.start();
     begin(requests);
 
-    drafted = propose();
+    propose();
     choose();
     const round_status status = verify(target, round, trees);
     clock.end_phase(LLAMA_DFLASH_PHASE_VERIFY);
 
     if (status == round_status::done) {
         n_walking = (int32_t) round.size();
-        target_decoded();
+        drafts.target_decoded();
     }
     return status;
 }
@@ -133,35 +128,20 @@ int32_t speculation::room_beside_root(const lane & lane) const {
     return std::max(0, std::min({ most_nodes(params), n_cells, n_ubatch }));
 }
 
-// Gives the lanes the trees that drafters propose. Returns false if none does: a lane's tree is then its root.
-bool speculation::propose() {
-    bool any = false;
-    for (tended_drafter & drafter : drafters) {
-        any = (drafter.fit() && ask(drafter)) || any;
-    }
-    clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
-    return any;
-}
-
-bool speculation::ask(tended_drafter & drafter) {
+// Gives the lanes the trees that drafters propose: of none, a lane's tree is its root.
+void speculation::propose() {
     std::vector<draft_request> requests;
     for (const lane * lane : round) {
         const int32_t n_nodes = room_beside_root(*lane);
-        const int32_t deepest = std::min({ drafter.get().max_depth(), lane->n_left - 1, n_nodes });
-        const int32_t depth   = params.budget > 0 || drafter.get().depth_is_free() ? deepest : budget().positions(deepest);
-        if (depth > 0) {
-            const bool chain = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
-            requests.push_back({ lane->id, lane->tree.tokens[0], lane->n_past, depth, n_nodes, chain, synthetic.on() });
-        }
+        const bool    chain   = !trees || params.mode == LLAMA_DFLASH_MODE_CHAIN;
+        requests.push_back({ lane->id, lane->tree.tokens[0], lane->n_past, std::min(lane->n_left - 1, n_nodes), n_nodes, chain, synthetic.on() });
     }
-    if (requests.empty() || (params.budget == 0 && !budget().wants_draft())) {
-        return false;
+    std::vector<merged_tree> proposed = drafts.propose(requests, is_auto() ? &budget() : nullptr);
+    for (size_t i = 0; i < round.size(); ++i) {
+        round[i]->take(std::move(proposed[i]));
     }
-    const std::vector<draft_tree> proposals = drafter.propose(requests);
-    for (size_t i = 0; i < proposals.size(); ++i) {
-        lane_of(requests[i].lane).tree = proposals[i];
-    }
-    return !proposals.empty();
+    drafted = drafts.drafted();
+    clock.end_phase(LLAMA_DFLASH_PHASE_DRAFT);
 }
 
 // Which of the proposed nodes to verify.
@@ -171,8 +151,10 @@ void speculation::choose() {
         proposed.push_back(&lane->tree);
     }
     int32_t n_nodes = (int32_t) (llama_n_ubatch(target) - round.size());
-    if (drafted && params.budget == 0) {
-        n_nodes = std::min(n_nodes, budget().choose(proposed, clock.seconds[LLAMA_DFLASH_PHASE_DRAFT]));
+    if (is_auto() && drafted != 0) {
+        n_nodes = std::min(n_nodes, budget().choose(proposed, drafts.seconds(), drafted));
+    } else if (!is_auto()) {
+        n_nodes = std::min(n_nodes, params.budget*(int32_t) round.size());
     }
     keep_best_nodes(proposed, n_nodes);
     clock.end_phase(LLAMA_DFLASH_PHASE_BUILD);
@@ -199,7 +181,7 @@ bool speculation::is_last(const lane & lane, llama_token token) const {
 void speculation::finish(lane & lane, bool early) {
     const std::vector<llama_token> tokens = lane.path_tokens();
     const std::vector<int32_t>     rows   = lane.path_rows();
-    observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0 });
+    drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0 });
     n_walking -= 1;
     cut_short  = cut_short || early;
     try {
@@ -210,6 +192,7 @@ void speculation::finish(lane & lane, bool early) {
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_COMMIT);
     add_counts(lane, stats[lane.id]);
+    drafts.learn(lane);
     if (n_walking == 0) {
         learn();
     }
@@ -224,36 +207,14 @@ void speculation::learn() {
         verified.push_back(&lane->tree);
         n_tokens += (int32_t) lane->tokens.size();
     }
-    if (!drafted) {
+    if (drafted == 0) {
         budget().record_plain((int32_t) round.size(), verify_seconds, clock.total());
     } else if (!cut_short) {
-        budget().record_draft(verified, n_tokens, verify_seconds, clock.total());
+        budget().record_draft(verified, n_tokens, drafts.seconds(), verify_seconds, clock.total(), drafted);
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_OTHER);
     for (const lane * lane : round) {
         add_seconds(stats[lane->id]);
-    }
-}
-
-//
-// the text
-//
-
-void speculation::target_decoded() {
-    for (tended_drafter & drafter : drafters) {
-        drafter.target_decoded();
-    }
-}
-
-void speculation::observe(const evaluated_tokens & tokens) {
-    for (tended_drafter & drafter : drafters) {
-        drafter.observe(tokens);
-    }
-}
-
-void speculation::truncate(int32_t lane, llama_pos n_past) {
-    for (tended_drafter & drafter : drafters) {
-        drafter.truncate(lane_of(lane).id, n_past);
     }
 }
 
@@ -263,7 +224,7 @@ void speculation::truncate(int32_t lane, llama_pos n_past) {
 
 void speculation::add_counts(const lane & lane, llama_dflash_stats & sum) const {
     sum.rounds   += 1;
-    sum.drafted  += drafted;
+    sum.drafted  += drafted != 0;
     sum.nodes    += lane.tree.n_nodes() - 1;
     sum.accepted += (int64_t) lane.tokens.size() - 1;
     sum.tokens   += (int64_t) lane.tokens.size();
@@ -290,4 +251,11 @@ llama_dflash_stats speculation::stats_of(int32_t id) const {
 
 void speculation::reset_stats(int32_t id) {
     stats[lane_of(id).id] = {};
+}
+
+std::string speculation::explain() const {
+    if (!is_auto()) {
+        return "Every round verifies " + std::to_string(params.budget) + " draft nodes, as the budget says. It is not \"auto\", which looks for what pays.";
+    }
+    return budgets.empty() ? auto_budget().explain() : budgets.begin()->second.explain();
 }

@@ -1,16 +1,16 @@
 // The speculation engine: a target's context, drafters, lanes, a budget, and what they did so far.
 #pragma once
 
-#include "budget.h"
+#include "drafting.h"
 #include "lane.h"
 #include "llama-dflash.h"
 #include "phase-clock.h"
 #include "synthetic.h"
-#include "tended-drafter.h"
 #include "verification.h"
 
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 class speculation {
@@ -33,11 +33,6 @@ public:
     // Returns how many positions of the lane are in memory after its last round.
     int32_t settle(int32_t lane);
 
-    // The target has decoded a batch, not for a round. Then the tokens of every lane in it are observed.
-    void target_decoded();
-    void observe(const evaluated_tokens & tokens);
-    void truncate(int32_t lane, llama_pos n_past);
-
     // Throws std::out_of_range with a sentence.
     lane &       lane_of(int32_t id);
     const lane & lane_of(int32_t id) const { return const_cast<speculation *>(this)->lane_of(id); }
@@ -46,10 +41,13 @@ public:
     llama_dflash_stats stats_of(int32_t lane) const;
     void               reset_stats(int32_t lane);
 
-    std::vector<tended_drafter> drafters;
-    synthetic_acceptance        synthetic{0.0f};
+    drafting             drafts;
+    synthetic_acceptance synthetic{0.0f};
 
     const bool trees; // the target's memory can hold trees
+
+    // In two sentences, what "auto" does and why.
+    std::string explain() const;
 
     // What params ask for, of any target: nodes of a tree beside its root, at most; rows of logits that stay where they are
     // computed.
@@ -58,10 +56,10 @@ public:
 
 private:
     void          begin(const std::vector<round_request> & requests);
-    bool          propose();
-    bool          ask(tended_drafter & drafter);
+    void          propose();
     void          choose();
     auto_budget & budget();
+    bool          is_auto() const { return params.budget == 0; }
     int32_t       room_beside_root(const lane & lane) const;
     llama_token   choose_at(const lane & lane, int32_t node, llama_sampler * sampler, bool greedy) const;
     bool          is_last(const lane & lane, llama_token token) const;
@@ -80,7 +78,7 @@ private:
     // the round that is going on, or the last one
     std::vector<lane *> round;
     phase_clock         clock;
-    bool                drafted   = false; // its trees are of drafters
+    drafter_set         drafted   = 0;     // whose drafts its trees are of
     bool                cut_short = false; // a walk of it was ended early
     int32_t             n_walking = 0;     // lanes
 

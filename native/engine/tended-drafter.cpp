@@ -1,5 +1,7 @@
 #include "tended-drafter.h"
 
+#include "ggml.h"
+
 #include <exception>
 
 void tended_drafter::observe(const evaluated_tokens & tokens) {
@@ -20,8 +22,11 @@ void tended_drafter::truncate(int32_t lane, llama_pos n_past) {
 
 std::vector<draft_tree> tended_drafter::propose(const std::vector<draft_request> & requests) {
     try {
+        const int64_t started = ggml_time_us();
         auto trees = draft->propose(requests);
         if (!trees.empty()) {
+            seconds.add_seconds((ggml_time_us() - started)*1e-6);
+            depth = requests[0].depth;
             health.drafted();
         }
         return trees;

@@ -2,8 +2,10 @@
 // for some rounds, and begins anew with the text that comes then.
 #pragma once
 
+#include "budget.h"
 #include "drafter.h"
 #include "drafter-health.h"
+#include "tree/calibration.h"
 
 #include <memory>
 
@@ -23,13 +25,21 @@ public:
     // One tree a request, or none at all if it failed or has no room.
     std::vector<draft_tree> propose(const std::vector<draft_request> & requests);
 
+    // What its drafts took lately; 0 before the first. And how much more of it a depth more takes.
+    double usual_seconds() const { return seconds.get(); }
+    double seconds_per_depth() const { return depth > 0.0 ? seconds.get()/depth : 0.0; }
+
     void failed(const std::exception & error);
 
     // What it failed at for the first time, once; NULL if there is nothing new to say.
     const char * news() { return health.news(); }
 
+    calibration odds;
+
 private:
     std::unique_ptr<drafter> draft;
     drafter_health           health;
     int32_t                  n_lanes;
+    running_mean             seconds{0.2}; // of a draft
+    double                   depth = 0.0;  // of the last one
 };

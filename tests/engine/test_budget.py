@@ -32,6 +32,7 @@ int main() {
             return seconds*(0.95 + 0.1*uniform(rng))*(noisy && warm.insert(size).second ? 1.5 : 1.0)*(noisy ? hiccup : 1.0);
         };
         auto_budget budget(on_device);
+        running_mean draft_mean(0.2);
         std::set<int> sizes;
         int fewest = 15;
         long tokens = 0, drafted = 0;
@@ -43,7 +44,8 @@ int main() {
             draft_tree tree = build_tree(0, positions, fixed < 0 ? 63 : fixed, false);
             const double draft_seconds = wanted ? measured(draft + per_position*n_positions, -1) : 0;
             if (wanted && fixed < 0) {
-                tree.truncate(budget.choose({ &tree }, draft_seconds));
+                draft_mean.add_seconds(draft_seconds);
+                tree.truncate(budget.choose({ &tree }, draft_mean.get()));
             }
             int node = 0, sampled = 0;
             while (node >= 0) {
@@ -54,7 +56,7 @@ int main() {
             const double verify = measured(one + per_node*(tree.n_nodes() - 1), tree.n_nodes());
             const double total  = draft_seconds + verify;
             if (wanted) {
-                budget.record_draft({ &tree }, sampled, verify, total);
+                budget.record_draft({ &tree }, sampled, draft_mean.get(), verify, total);
             } else {
                 budget.record_plain(1, verify, total);
             }
