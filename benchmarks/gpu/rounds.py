@@ -73,7 +73,7 @@ class Speculation:
         """Drafts with other settings from now on."""
         state = self.llm._engine.get_state()
         self.llm._engine.close()
-        self.llm._engine = Engine(self.llm.ctx, self._draft_model(draft), n_gpu_layers=self._settings.n_gpu_layers)
+        self.llm._memory.engine = Engine(self.llm.ctx, [self._draft_model(draft)], n_gpu_layers=self._settings.n_gpu_layers)
         self.llm._engine.set_state(state)
         if self._kept is not None:
             self.llm.load_state(self._kept)

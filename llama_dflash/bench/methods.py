@@ -100,7 +100,7 @@ class Ours:
     def generate(self, prompt: List[int], max_tokens: int) -> Generation:
         llm, tokens = self.llm, []
         llm.reset()
-        llm._max_tokens = max_tokens  # as create_completion tells it: the last round drafts no further
+        llm._conversation.max_tokens = max_tokens  # as create_completion tells it: the last round drafts no further
         stream = llm.generate(prompt, temp=0.0)
         for token in stream:
             last = time.perf_counter()
