@@ -18,13 +18,12 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
-from llama_cpp.llama_speculative import LlamaDraftModel
 
 from . import _engine, json_schemas
 from ._closed import close_for_good
 from ._engine import Engine
 from .checkpoints import Checkpoints, common_prefix
-from .draft import DFlashDraft
+from .drafts import Draft, DraftModel, parse
 from .generation import Conversation, Generation
 from .grammars import check_grammar
 from .memory import Memory
@@ -34,8 +33,6 @@ from .stats import DraftTree, SpeculativeStats
 from .turns import Turns
 
 json_schemas.install()
-
-DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
 
 CHECKPOINT_BYTES = 512 << 20  # the default: three checkpoints of a 27B hybrid, or a few hundred of a small one
 
@@ -91,8 +88,8 @@ class Llama(llama_cpp.Llama):
         Args:
             model_path: Path to the target, as for llama_cpp.Llama.
             draft_model: A DFlash drafter made for this target: the path of its GGUF file or of its published checkpoint
-                (safetensors, converted once into a cache), or a `DFlashDraft` with settings. Or any LlamaDraftModel of
-                llama-cpp-python, which works as there. Or None.
+                (safetensors, converted once into a cache), a `DFlashDraft` with settings, or a list of one of these. Or any
+                LlamaDraftModel of llama-cpp-python, which works as there. Or None.
             checkpoint_bytes: For recurrent and hybrid targets: the most host memory that checkpoints of the recurrent
                 states may take, so that a chat's next turn evaluates what is new only. 0 for none.
             **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
@@ -105,29 +102,25 @@ class Llama(llama_cpp.Llama):
         self._turns = Turns()
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
         self._processors = Processors()
-        if isinstance(draft_model, (str, os.PathLike)):
-            draft_model = DFlashDraft(draft_model)  # type: ignore[arg-type]
-        if draft_model is not None and not isinstance(draft_model, DFlashDraft) and not callable(draft_model):
-            raise ValueError(
-                f"draft_model is a {type(draft_model).__name__}, expected the path of a DFlash drafter, a DFlashDraft, "
-                "a LlamaDraftModel of llama-cpp-python, or None"
-            )
+        drafts = parse(draft_model)
+        if isinstance(drafts, list) and len(drafts) > 1:
+            raise ValueError(f"draft_model lists {len(drafts)} drafters, expected one: this version drafts with one at a time")
         if isinstance(checkpoint_bytes, bool) or not isinstance(checkpoint_bytes, int) or checkpoint_bytes < 0:
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
-        if not isinstance(draft_model, DFlashDraft):
+        if not isinstance(drafts, list) or not drafts:  # a stock draft model, or none
             self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
 
-        gguf_draft = draft_model.converted_for(model_path)
-        gguf_draft.check_file()
+        (draft,) = drafts
+        ready = draft.ready_for(model_path)
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
         self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
-        self.draft_model = draft_model
+        self.draft_model = draft
         if not self.model_params.vocab_only:
             try:
-                self._load_drafter(gguf_draft)
+                self._load_drafter(ready)
             except BaseException:
                 self.close()
                 raise
@@ -139,7 +132,7 @@ class Llama(llama_cpp.Llama):
             super().__init__(model_path, **kwargs)
         self._conversation = Conversation(Memory(self._ctx, self._new_checkpoints()))
 
-    def _load_drafter(self, draft: DFlashDraft) -> None:
+    def _load_drafter(self, draft: Draft) -> None:
         engine = Engine(self.ctx, [draft], n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
         self._memory.engine = engine

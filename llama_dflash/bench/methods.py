@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import llama_cpp
 import numpy as np
 
-from ..draft import DFlashDraft
+from ..drafts import DFlashDraft
 from ..llama import Llama
 
 Budget = Union[int, str, None]  # nodes beside the root; "auto"; None where nothing is drafted

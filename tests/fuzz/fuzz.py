@@ -61,7 +61,7 @@ class Drafters(Fuzz):
 
     def draft_with(self, path: Path) -> None:
         draft = DFlashDraft(path, budget=8, context=64)
-        draft.check_file()
+        draft = draft.ready_for(str(self.target))
         self.llm.reset()
         self.llm._memory.engine = Engine(self.llm.ctx, [draft], n_gpu_layers=0)
         try:

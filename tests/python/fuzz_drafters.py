@@ -140,7 +140,7 @@ def main():
         work.write_bytes(data)
         try:
             draft = DFlashDraft(work, budget=8, context=64)
-            draft.check_file()
+            draft = draft.ready_for(str(target))
             llm._memory.engine = Engine(llm.ctx, [draft], n_gpu_layers=0)
         except ValueError as error:
             assert str(error).startswith("draft_model: "), error
