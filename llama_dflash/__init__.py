@@ -10,7 +10,7 @@ from . import _library
 
 _library.load()  # before anything imports llama_cpp
 
-from .draft import DFlashDraft  # noqa: E402
+from .drafts import DFlashDraft  # noqa: E402
 from ._install import install  # noqa: E402
 from .llama import Llama  # noqa: E402
 from .stats import DraftTree, SpeculativeStats  # noqa: E402

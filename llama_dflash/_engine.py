@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _library
-from .draft import DFlashDraft
+from .drafts import Draft
 from .stats import PHASES, DraftTree, SpeculativeStats
 
 MODES = {"tree": 0, "chain": 1}
@@ -163,7 +163,7 @@ class Engine:
     """
 
     def __init__(
-        self, ctx: llama_cpp.llama_context_p, drafts: Sequence[DFlashDraft], *, n_gpu_layers: int, n_lanes: int = 1
+        self, ctx: llama_cpp.llama_context_p, drafts: Sequence[Draft], *, n_gpu_layers: int, n_lanes: int = 1
     ) -> None:
         self._c = _library_functions()
         first = drafts[0]
@@ -178,18 +178,12 @@ class Engine:
             raise ValueError(f"draft_model: {_last_error(self._c)}")
         self.n_drafters = len(given)
         self.uses_trees: bool = self._c.uses_trees(self._engine)
-        if first.synthetic_length is not None:
-            self.set_synthetic_length(first.synthetic_length)
 
-    def _drafter_params(self, draft: DFlashDraft, n_gpu_layers: int) -> _DrafterParams:
+    def _drafter_params(self, draft: Draft, n_gpu_layers: int) -> _DrafterParams:
         params = self._c.default_drafter_params()
-        params.path = os.fsencode(draft.path)
-        params.n_context = draft.context
-        params.n_gpu_layers = n_gpu_layers if draft.n_gpu_layers is None else draft.n_gpu_layers
-        params.type_k = params.type_k if draft.type_k is None else draft.type_k
-        params.type_v = params.type_v if draft.type_v is None else draft.type_v
-        params.flash_attn = draft.flash_attn
-        params.short_block = draft.block == "short"
+        params.kind = draft.kind.encode()
+        for name, value in draft.engine_params(n_gpu_layers).items():
+            setattr(params, name, value)
         return params
 
     def close(self) -> None:

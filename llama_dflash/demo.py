@@ -24,7 +24,7 @@ from . import _library
 from .bench.prompts import asker
 from .bench.summary import first_difference
 from .cache_folder import cache_folder
-from .draft import DFlashDraft
+from .drafts import DFlashDraft
 from .llama import Llama
 from .stats import DraftTree
 

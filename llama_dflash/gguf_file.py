@@ -46,6 +46,14 @@ class Tensor:
     n_bytes: int
 
 
+def architecture(path: Union[str, "os.PathLike[str]"]) -> Optional[str]:
+    """`general.architecture` of a GGUF file; None if the file does not say it: it is missing, damaged, or something else."""
+    try:
+        return GgufFile(path).get("general.architecture")
+    except ValueError:
+        return None
+
+
 class GgufFile:
     """The keys and the list of tensors of a GGUF file.
 

@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
-from .draft import CACHE_TYPES
+from .drafts import CACHE_TYPES
 from .gguf_file import GgufFile
 
 CONTEXT = 8192

@@ -1,12 +1,7 @@
 """`Llama`: llama_cpp.Llama that speculates with draft trees when `draft_model` names a DFlash drafter.
 
-What differs from the stock class is one loop: `_speculate`. The prompt is evaluated and the first token sampled by
-the stock `generate`; from then on every round asks the engine (native/engine) for a draft tree and its verification in
-one forward of the target, then for one token after the other of the accepted path. Rounds: DFlash (arXiv 2602.06036)
-drafts, DDTree (arXiv 2604.12989) trees, both verified as in SpecInfer (arXiv 2305.09781).
-
-A token is sampled when the caller asks for it, so that no sampler, processor or memory is ever ahead of what the caller
-has seen: whatever else is called in between first settles the round (`_settle`), and the text goes on as plain decoding's.
+The drop-in class: its constructor and what is public. How a text is generated in rounds is in generation.py, what is in
+memory of it in memory.py.
 """
 
 from __future__ import annotations
@@ -16,69 +11,32 @@ import functools
 import inspect
 import os
 import sys
-import time
 import warnings
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, TypeVar, Union
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import LlamaState, LogitsProcessorList, StoppingCriteriaList
-from llama_cpp import _internals as internals
-from llama_cpp.llama_speculative import LlamaDraftModel
 
 from . import _engine, json_schemas
 from ._closed import close_for_good
-from ._engine import DONE, NO_ROOM, Engine
-from .checkpoints import Checkpoints, branching_places, common_prefix
-from .draft import DFlashDraft
-from .grammars import check_grammar, raise_grammar_error
+from ._engine import Engine
+from .checkpoints import Checkpoints, common_prefix
+from .drafts import Draft, DraftModel, parse
+from .generation import Conversation, Generation
+from .grammars import check_grammar
+from .memory import Memory
 from .messages import plain_messages
+from .samplers import Processors, Sampler, is_argmax
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns
 
 json_schemas.install()
 
-DraftModel = Union[str, "os.PathLike[str]", DFlashDraft, LlamaDraftModel]
-
-_UNLIMITED = 2**31 - 1
 CHECKPOINT_BYTES = 512 << 20  # the default: three checkpoints of a 27B hybrid, or a few hundred of a small one
 
-
 Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class _Walk:
-    """A round whose tokens are being sampled, one when it is asked for. Nodes not reached yet wait in the memory."""
-
-    engine: Engine
-    n_past: int  # tokens before its root
-    tree: DraftTree
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What every step of a generation needs to know."""
-
-    settings: Dict[str, Any]  # of the sampler
-    wants_logits: bool  # somebody looks at the logits of every token
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    token: int
-    logits: Optional[npt.NDArray[np.single]]  # [n_vocab] that it was sampled from, where somebody wants to see them
-
-
-class _Sampler(internals.LlamaSampler):
-    """The stock sampler; one that fails raises RuntimeError. (A C++ exception would end the process.)"""
-
-    is_argmax: bool = False  # the engine may take the largest logit itself
-
-    def sample(self, ctx: internals.LlamaContext, idx: int = -1) -> int:
-        return _engine.sample(self.sampler, ctx.ctx, idx)
 
 
 def _by_itself(method: Method) -> Method:
@@ -114,17 +72,8 @@ class Llama(llama_cpp.Llama):
         >>> print(llm.speculative_stats)
     """
 
-    _engine: Optional[Engine] = None
-    _checkpoints: Optional[Checkpoints] = None  # of a target whose memory can't be cut back: recurrent, at least in part
-    _walk: Optional[_Walk] = None  # the round that is going on
+    _conversation: Optional[Conversation] = None  # whose tokens are in input_ids, once the target is loaded
     _n_live: int = 1  # so many of the last tokens in memory have logits, unless _requires_eval
-    _max_tokens: Optional[int] = None  # what the next generation's caller will take
-    _in_processor: bool = False  # a logits processor is running
-    _processor_error: Optional[BaseException] = None
-    _n_prompt: int = 0  # tokens of the current or last generation
-    _n_completion: int = 0
-    _round_seconds: float = 0.0  # of all rounds of a generation
-    _last_tree: Optional[DraftTree] = None
 
     def __init__(
         self,
@@ -139,8 +88,8 @@ class Llama(llama_cpp.Llama):
         Args:
             model_path: Path to the target, as for llama_cpp.Llama.
             draft_model: A DFlash drafter made for this target: the path of its GGUF file or of its published checkpoint
-                (safetensors, converted once into a cache), or a `DFlashDraft` with settings. Or any LlamaDraftModel of
-                llama-cpp-python, which works as there. Or None.
+                (safetensors, converted once into a cache), a `DFlashDraft` with settings, or a list of one of these. Or any
+                LlamaDraftModel of llama-cpp-python, which works as there. Or None.
             checkpoint_bytes: For recurrent and hybrid targets: the most host memory that checkpoints of the recurrent
                 states may take, so that a chat's next turn evaluates what is new only. 0 for none.
             **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
@@ -152,29 +101,26 @@ class Llama(llama_cpp.Llama):
         """
         self._turns = Turns()
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
-        if isinstance(draft_model, (str, os.PathLike)):
-            draft_model = DFlashDraft(draft_model)  # type: ignore[arg-type]
-        if draft_model is not None and not isinstance(draft_model, DFlashDraft) and not callable(draft_model):
-            raise ValueError(
-                f"draft_model is a {type(draft_model).__name__}, expected the path of a DFlash drafter, a DFlashDraft, "
-                "a LlamaDraftModel of llama-cpp-python, or None"
-            )
+        self._processors = Processors()
+        drafts = parse(draft_model)
+        if isinstance(drafts, list) and len(drafts) > 1:
+            raise ValueError(f"draft_model lists {len(drafts)} drafters, expected one: this version drafts with one at a time")
         if isinstance(checkpoint_bytes, bool) or not isinstance(checkpoint_bytes, int) or checkpoint_bytes < 0:
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
-        if not isinstance(draft_model, DFlashDraft):
+        if not isinstance(drafts, list) or not drafts:  # a stock draft model, or none
             self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
 
-        gguf_draft = draft_model.converted_for(model_path)
-        gguf_draft.check_file()
+        (draft,) = drafts
+        ready = draft.ready_for(model_path)
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
         self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
-        self.draft_model = draft_model
+        self.draft_model = draft
         if not self.model_params.vocab_only:
             try:
-                self._load_drafter(gguf_draft)
+                self._load_drafter(ready)
             except BaseException:
                 self.close()
                 raise
@@ -184,36 +130,40 @@ class Llama(llama_cpp.Llama):
             _engine.check_model(model_path)
         with _engine.no_abort():
             super().__init__(model_path, **kwargs)
-        self._keep_checkpoints()
+        self._conversation = Conversation(Memory(self._ctx, self._new_checkpoints()))
 
-    def _load_drafter(self, draft: DFlashDraft) -> None:
-        self._engine = Engine(self.ctx, [draft], n_gpu_layers=self.model_params.n_gpu_layers)
-        self._stack.enter_context(contextlib.closing(self._engine))  # closed before the target's context
-        if not self._engine.uses_trees and (self._is_hybrid or self._is_recurrent):
+    def _load_drafter(self, draft: Draft) -> None:
+        engine = Engine(self.ctx, [draft], n_gpu_layers=self.model_params.n_gpu_layers)
+        self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
+        self._memory.engine = engine
+        if not engine.uses_trees and (self._is_hybrid or self._is_recurrent):
             raise ValueError(
                 f"draft_model: {self.model_path} is a recurrent or hybrid model. Its memory can't be cut back to the "
                 "accepted tokens of a draft, and its recurrent layers can't compute draft trees: only Gated DeltaNet "
                 "layers (Qwen3.5, Qwen3-Next) can. Use draft_model=None with it"
             )
-        if draft.mode == "tree" and not self._engine.uses_trees:
+        if draft.mode == "tree" and not engine.uses_trees:
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
                 RuntimeWarning,
                 stacklevel=3,
             )
 
-    def _keep_checkpoints(self) -> None:
-        if (self._is_recurrent or self._is_hybrid) and self._ctx.memory is not None:
-            self._checkpoints = Checkpoints(self._ctx, self._checkpoint_bytes, whole=self._is_recurrent)
-            self._stack.callback(self._checkpoints.clear)
+    def _new_checkpoints(self) -> Optional[Checkpoints]:
+        if not (self._is_recurrent or self._is_hybrid) or self._ctx.memory is None:
+            return None
+        checkpoints = Checkpoints(self._ctx, self._checkpoint_bytes, whole=self._is_recurrent)
+        self._stack.callback(checkpoints.clear)
+        return checkpoints
 
     def close(self) -> None:
         """Frees the model, once no other thread is in the middle of using it. Whatever is called afterwards raises
         RuntimeError, a stream that is read on too; closing again does nothing."""
-        if self._in_processor:
+        if self._processors.running:
             raise RuntimeError("close: a logits processor can't close the Llama that is calling it. Close it after the generation")
         with self._turns.last_turn():
-            self._walk = None
+            if self._conversation is not None:
+                self._conversation.walk = None
             super().close()
             close_for_good(getattr(self, "_model", None), getattr(self, "_ctx", None))
 
@@ -233,7 +183,7 @@ class Llama(llama_cpp.Llama):
         """The context, for llama.cpp's own functions. Its memory is that of plain decoding when this is read, if no other
         thread is generating."""
         self._turns.check_open("ctx")
-        if self._walk is not None and not self._in_processor:
+        if self._is_walking and not self._processors.running:
             with self._turns.glance() as free:
                 if free:
                     self._settle()
@@ -255,18 +205,13 @@ class Llama(llama_cpp.Llama):
     @property
     def speculative_stats(self) -> Optional[SpeculativeStats]:
         """Numbers of the current or last generation; None without a DFlash drafter."""
-        return None if self._engine is None or self._engine.closed else self._engine.stats(self._round_seconds)
-
-    def _start_stats(self) -> None:
-        self._engine.reset_stats()
-        self._round_seconds = 0.0
-        self._last_tree = None
+        return None if self._conversation is None else self._conversation.stats
 
     @property
     def usage(self) -> Dict[str, int]:
         """Tokens of the prompt and of the text of the current or last generation: what the `usage` of an answer says, for
         streams, which have none."""
-        n_prompt, n_completion = self._n_prompt, self._n_completion
+        n_prompt, n_completion = self._conversation.n_prompt, self._conversation.n_completion
         return {
             "prompt_tokens": n_prompt,
             "completion_tokens": n_completion,
@@ -276,7 +221,26 @@ class Llama(llama_cpp.Llama):
     @property
     def last_tree(self) -> Optional[DraftTree]:
         """The draft tree of the last round; None before the first one."""
-        return self._last_tree
+        return self._conversation.last_tree
+
+    # ---------------------------------------------------------------- its parts
+
+    @property
+    def _memory(self) -> Memory:
+        return self._conversation.memory
+
+    @property
+    def _engine(self) -> Optional[Engine]:
+        return None if self._conversation is None else self._memory.engine
+
+    @property
+    def _checkpoints(self) -> Optional[Checkpoints]:
+        return None if self._conversation is None else self._memory.checkpoints
+
+    @property
+    def _is_walking(self) -> bool:
+        """A round is going on."""
+        return self._conversation is not None and self._conversation.walk is not None
 
     # ---------------------------------------------------------------- evaluating
 
@@ -292,57 +256,37 @@ class Llama(llama_cpp.Llama):
         """
         if len(tokens) > 0:
             self._n_live = ((len(tokens) - 1) % self.n_batch) + 1 if self._logits_all else 1  # of the last batch
-        if self._engine is None and self._checkpoints is None:
+        if self._memory.is_stock:
             return super().eval(tokens)
-        self._cut_back(self.n_tokens)
-        if self._checkpoints is not None and self._engine is None and self.draft_model is not None and len(tokens) > 1:
-            self._checkpoints.before_draft(self._input_ids)
+        self._cut_back()
+        if self._engine is None and self.draft_model is not None and len(tokens) > 1:
+            self._memory.before_draft(self._input_ids)
         n_end = self.n_tokens + len(tokens)
         for batch in self._batches(tokens):
             n_past = self.n_tokens
             super().eval(batch)
             self._n_live = len(batch) if self._logits_all else 1
-            if self._engine is not None:
-                self._engine.observe(n_past, batch, n_end - self.n_tokens)
-            if self._checkpoints is not None:
-                self._checkpoints.evaluated(self._input_ids, n_past, len(tokens))
+            self._memory.decoded(self._input_ids, batch, n_past, len(tokens), n_end - self.n_tokens)
 
     def _batches(self, tokens: Sequence[int]) -> Iterator[Sequence[int]]:
         """What to evaluate at once: n_batch tokens at most, and none beyond a place where a checkpoint is to be made."""
         start = 0
         while start < len(tokens):
-            until_place = 0 if self._checkpoints is None else self._checkpoints.until_place(self.n_tokens)
-            end = start + min(until_place or self.n_batch, self.n_batch)
+            end = start + min(self._memory.until_place(self.n_tokens) or self.n_batch, self.n_batch)
             yield tokens[start:end]
             start = end
 
-    def _cut_back(self, n_past: int) -> None:
-        """Removes what target, drafter and checkpoints know beyond the first n_past tokens."""
-        if not self._ctx.kv_cache_seq_rm(-1, n_past, -1) and self._checkpoints is not None:
-            self._go_back(self._input_ids[:n_past].copy())
-        if self._checkpoints is not None:
-            self._checkpoints.truncate(n_past)
-        if self._engine is not None:
-            self._engine.truncate(n_past)
+    def _cut_back(self) -> None:
+        """Removes what is in memory beyond the first n_tokens tokens."""
+        if not self._memory.cut_back(self.n_tokens):
+            text = self._input_ids.copy()
+            self._hold(text, self._memory.go_back(text))
+            self.eval(text[self.n_tokens :].tolist())
 
-    def _go_back(self, text: npt.NDArray[np.intc]) -> None:
-        """For a memory that can't be cut back: makes it hold `text`, with which it begins, and nothing after that."""
-        if len(text) > self._checkpoints.n_known:
-            raise RuntimeError(
-                f"the memory of this recurrent or hybrid model can't be cut back to {len(text)} tokens, as some of them were "
-                "not evaluated by eval(), an image's perhaps: reset() and evaluate the text again"
-            )
-        self._restore(text, len(text))
-        self.eval(text[self.n_tokens :].tolist())
-
-    def _restore(self, text: npt.NDArray[np.intc], n_past: int) -> None:
-        """Puts the memory at the last checkpoint in `text`, n_past tokens of which are in memory; or empties it."""
-        n_restored = self._checkpoints.restore(text, n_past)
-        if n_restored == 0:
-            self._ctx.kv_cache_clear()
-            self._checkpoints.truncate(0)
-        self.input_ids[:n_restored] = text[:n_restored]
-        self.n_tokens = n_restored
+    def _hold(self, text: npt.NDArray[np.intc], n_tokens: int) -> None:
+        """The memory holds the first n_tokens tokens of `text` now, and nobody has their logits."""
+        self.input_ids[:n_tokens] = text[:n_tokens]
+        self.n_tokens = n_tokens
         self._requires_eval = True
 
     @_by_itself
@@ -360,7 +304,7 @@ class Llama(llama_cpp.Llama):
             self.n_tokens = last
             self.eval(self.input_ids[last : last + 1].tolist())
         token = super().sample(*args, idx=idx, **kwargs)
-        self._raise_processor_error()
+        self._processors.raise_error()
         return token
 
     embed = _by_itself(llama_cpp.Llama.embed)
@@ -369,80 +313,39 @@ class Llama(llama_cpp.Llama):
     def reset(self) -> None:
         """Forgets all tokens."""
         super().reset()
-        if self._checkpoints is not None:
-            self._checkpoints.clear()
+        self._memory.forget_checkpoints()
 
     def _settle(self) -> None:
         """Ends the round that is going on, if there is one: the memory then holds the text before the token that was handed
         out last, as in plain decoding."""
-        walk = self._walk
-        if walk is None:
+        if not self._is_walking:
             return
-        if self._in_processor:
+        if self._processors.running:
             raise RuntimeError("a logits processor can't use the memory of the Llama that is calling it")
-        self._walk = None
-        if walk.engine.closed:  # which drops what was not settled
-            n_in_memory = walk.n_past
-        else:
-            try:
-                n_in_memory = walk.engine.settle()
-            except RuntimeError:
-                self._recover()
-                raise
-        self.n_tokens = min(self.n_tokens, n_in_memory)
-        self._grown(walk, n_in_memory)
-
-    def _grown(self, walk: _Walk, n_in_memory: int) -> None:
-        if self._checkpoints is not None:
-            self._checkpoints.grown(walk.n_past, n_in_memory)
+        try:
+            self.n_tokens = min(self.n_tokens, self._conversation.settle())
+        except RuntimeError:
+            self._recover()
+            raise
 
     def _recover(self) -> None:
         """After an error n_tokens is what is really in memory, if that is less: nothing, where a recurrent state was lost."""
-        walk, self._walk = self._walk, None
-        with contextlib.suppress(RuntimeError):
-            self._engine.settle()  # a sampler may have failed: what was handed out stays
-        n_in_memory = llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, 0) + 1
-        if walk is not None:
-            self._grown(walk, n_in_memory)
+        n_in_memory = self._conversation.recover()
         if n_in_memory < self.n_tokens:
             self.n_tokens, self._requires_eval = n_in_memory, True
-            if self._checkpoints is not None:
-                self._checkpoints.truncate(n_in_memory)
+            self._memory.lost(n_in_memory)
 
     # ---------------------------------------------------------------- the sampler
 
     def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
         """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says
         whether it is an argmax, which the engine may then take itself."""
-        self._processor_error = None
         settings = inspect.signature(super()._init_sampler).bind(*args, **kwargs).arguments
         check_grammar(settings.get("grammar"), self._model.vocab)
-        is_argmax = logits_processor is None and self._is_argmax(settings)
-        if logits_processor is not None:
-            logits_processor = LogitsProcessorList([self._kept_error(p) for p in logits_processor])
-        sampler = super()._init_sampler(*args, logits_processor=logits_processor, **kwargs)
-        sampler.__class__, sampler.is_argmax = _Sampler, is_argmax
+        processors = self._processors.wrapped(logits_processor)
+        sampler = super()._init_sampler(*args, logits_processor=processors, **kwargs)
+        sampler.__class__, sampler.is_argmax = Sampler, processors is None and is_argmax(settings)
         return sampler
-
-    def _kept_error(self, processor: Callable) -> Callable:
-        def process(input_ids: npt.NDArray[np.intc], scores: npt.NDArray[np.single]) -> npt.NDArray[np.single]:
-            if self._processor_error is None:
-                self._in_processor = True
-                try:
-                    return np.broadcast_to(np.asarray(processor(input_ids, scores), dtype=np.single), scores.shape)
-                except BaseException as error:  # KeyboardInterrupt too: C would swallow it
-                    self._processor_error = error
-                finally:
-                    self._in_processor = False
-            return scores
-
-        return process
-
-    def _raise_processor_error(self) -> None:
-        error, self._processor_error = self._processor_error, None
-        if error is not None:
-            raise error
-        raise_grammar_error()
 
     # ---------------------------------------------------------------- generating
 
@@ -504,21 +407,21 @@ class Llama(llama_cpp.Llama):
             grammar=grammar,
         )
         self._turns.check_open("generate")
-        if self._engine is None and self._checkpoints is None:
+        if self._memory.is_stock:
             steps = super().generate(tokens, reset=reset, stopping_criteria=stopping_criteria, **settings)
         elif self._engine is None:
             steps = self._generate_after_common_prefix(tokens, reset, stopping_criteria=stopping_criteria, **settings)
         else:
-            request = _Request(settings, wants_logits=stopping_criteria is not None or self._logits_all)
-            steps = self._speculate(tokens, reset, stopping_criteria, request)
+            steps = Generation(self, settings, stopping_criteria).steps(tokens, reset)
         return self._turns.generation(self._counted(len(tokens), steps))
 
     def _counted(self, n_prompt: int, steps: Generator[int, Any, Any]) -> Generator[int, Any, Any]:
-        self._n_prompt, self._n_completion = n_prompt, 0
+        conversation = self._conversation
+        conversation.n_prompt, conversation.n_completion = n_prompt, 0
         try:
             token = next(steps)
             while True:
-                self._n_completion += not llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
+                conversation.n_completion += not llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
                 place = self.n_tokens
                 sent = yield token
                 if sent is None and self.draft_model is None:
@@ -545,17 +448,18 @@ class Llama(llama_cpp.Llama):
         Returns:
             What the stock generator should be given as `reset`: False if there is nothing that it could reuse.
         """
-        n_before = 0 if reset else self.n_tokens
-        self._checkpoints.places = [n_before + place for place in branching_places(prompt, self._is_special)]
+        memory = self._memory
+        memory.expect(prompt, 0 if reset else self.n_tokens, self._is_special)
         if not reset:
             return False
         n_shared = common_prefix(self._input_ids, prompt)
         if n_shared == len(prompt) == self.n_tokens and not self._requires_eval:
             return True  # the stock generator has the logits that it needs
         n_shared = max(0, min(n_shared, len(prompt) - 1))  # the last token's logits are to be made
-        if n_shared == self.n_tokens > 0 and self._ctx.kv_cache_seq_rm(-1, n_shared, -1):
+        if n_shared == self.n_tokens > 0 and memory.ends_at(n_shared):
             return True
-        self._restore(prompt[:-1], n_shared)
+        text = prompt[:-1]
+        self._hold(text, memory.restore(text, n_shared))
         if self.verbose and self.n_tokens > 0:
             print(f"Llama.generate: {self.n_tokens} tokens restored from a checkpoint", file=sys.stderr)
         return self.n_tokens > 0
@@ -563,105 +467,9 @@ class Llama(llama_cpp.Llama):
     def _is_special(self, token: int) -> bool:
         return llama_cpp.llama_vocab_is_control(self._model.vocab, token)
 
-    def _speculate(
-        self, tokens: Sequence[int], reset: bool, stops: Optional[StoppingCriteriaList], request: _Request
-    ) -> Generator[int, Optional[Sequence[int]], None]:
-        n_left, self._max_tokens = self._max_tokens or _UNLIMITED, None
-        self._settle()
-        self._start_stats()
-        try:
-            sampled = self._first_token(tokens, reset, request)
-            while True:
-                place, walk = self.n_tokens, self._walk  # where the token goes, and the round that it is of
-                if stops is not None and stops(self._input_ids, sampled.logits):
-                    return
-                n_left -= 1
-                yield sampled.token
-                if self._walk is not walk or self.n_tokens != place:
-                    self._catch_up(place, sampled.token)
-                sampled = self._next_token(sampled.token, n_left, request)
-        finally:
-            if self.verbose and not self._engine.closed:
-                print(f"Llama.generate: {self.speculative_stats}", file=sys.stderr)
-
-    def _first_token(self, tokens: Sequence[int], reset: bool, request: _Request) -> _Sampled:
-        """Evaluates what is new in the prompt and samples one token: the stock generator up to its first yield."""
-        stock = self._generate_after_common_prefix(tokens, reset, **request.settings)
-        sampled = next(stock)
-        stock.close()
-        return _Sampled(sampled, self._logits_row(-1) if request.wants_logits else None)
-
-    def _catch_up(self, place: int, token: int) -> None:
-        """The caller has used this object for something else before `token`, whose place in the text is given, was
-        evaluated. What is in memory now is what comes before it, as for the stock generator, which cuts off what is more
-        and puts the token there as often as it takes to fill the gap where there is less."""
-        self._settle()
-        self.n_tokens = min(self.n_tokens, place)
-        while self.n_tokens < place:
-            self.eval([token])
-
-    def _next_token(self, token: int, n_max: int, request: _Request) -> _Sampled:
-        """Puts `token` at the end of the text and samples the one after it: at a node of the round that is going on, or of a
-        new one, which is told to have n_max tokens at most."""
-        started = time.perf_counter()
-        place = self.n_tokens
-        try:
-            if self._walk is None and not self._start_round(token, n_max):
-                self.eval([token])  # raises what the stock class raises
-                sampled = self.sample()
-                return _Sampled(sampled, self._logits_row(-1) if request.wants_logits else None)
-            walk = self._walk
-            self.input_ids[place : place + 1] = token  # may be shorter than the context, as in stock
-            self.n_tokens = place + 1
-            sampled, goes_on = self._engine.next(self._sampler.sampler, self._sampler.is_argmax, walk.tree)
-        except RuntimeError:
-            self._recover()
-            raise
-        if not goes_on:
-            self._walk = None
-            self._grown(walk, self.n_tokens)
-        self._round_seconds += time.perf_counter() - started
-        self._raise_processor_error()
-        logits = self._logits_row(walk.tree.path[len(walk.tree.sampled) - 1]) if request.wants_logits else None
-        if self._logits_all:
-            self.scores[place, :] = logits
-        return _Sampled(sampled, logits)
-
-    def _start_round(self, root: int, n_max: int) -> bool:
-        """Drafts after `root` and verifies. False if there is no room for it."""
-        n_past = self.n_tokens
-        room = (len(self.scores) if self._logits_all else self._n_ctx) - n_past
-        if room <= 0:
-            return False
-        self._cut_back(n_past)
-        if self._checkpoints is not None:
-            self._checkpoints.evaluated(self._input_ids, n_past)
-        self._requires_eval = True  # the forward leaves the logits of nodes
-        status, tree = self._engine.start(root, n_past, max(1, min(n_max, room)))
-        if status == NO_ROOM:
-            return False
-        if status != DONE:
-            raise RuntimeError("the forward over a draft tree was aborted")
-        self._last_tree = tree
-        self._walk = _Walk(self._engine, n_past, tree)
-        return True
-
     def _logits_row(self, i: int) -> npt.NDArray[np.single]:
         """A copy of the logits [n_vocab] of output i of the last forward."""
         return np.ctypeslib.as_array(self._ctx.get_logits_ith(i), shape=(self._n_vocab,)).copy()
-
-    def _is_argmax(self, settings: Dict[str, Any]) -> bool:
-        """True if a sampler of these settings, and without logits processors, takes the largest logit."""
-        unpenalised = (
-            settings.get("repeat_penalty", 1.0) == 1.0
-            and settings.get("frequency_penalty", 0.0) == 0.0
-            and settings.get("presence_penalty", 0.0) == 0.0
-        )
-        return (
-            settings.get("temp", 0.8) == 0.0
-            and unpenalised
-            and settings.get("grammar") is None
-        )
 
     def _create_completion(
         self, prompt: Union[str, List[int]], suffix: Optional[str] = None, max_tokens: Optional[int] = 16, **kwargs: Any
@@ -683,11 +491,11 @@ class Llama(llama_cpp.Llama):
         return self._turns.generation((chunk for chunk in answer), resumable=False)  # up to the last chunk
 
     def _create_limited_completion(self, max_tokens: Optional[int], **kwargs: Any) -> Iterator[Any]:
-        self._max_tokens = max_tokens if max_tokens is not None and max_tokens > 0 else None
+        self._conversation.max_tokens = max_tokens if max_tokens is not None and max_tokens > 0 else None
         try:
             yield from super()._create_completion(max_tokens=max_tokens, **kwargs)
         finally:
-            self._max_tokens = None
+            self._conversation.max_tokens = None
 
     # ---------------------------------------------------------------- state
 
@@ -699,15 +507,11 @@ class Llama(llama_cpp.Llama):
         """The target's state and, as its attributes, the drafter's (`draft_state`, bytes) and, of a recurrent or hybrid
         target, the checkpoint of the latest turn (`checkpoint`, its place in tokens and its bytes)."""
         if self._checkpoints is not None and self.n_tokens <= self._checkpoints.n_known:
-            self._cut_back(self.n_tokens)  # where n_tokens was set back by hand; whoever loads the state could not
+            self._cut_back()  # where n_tokens was set back by hand; whoever loads the state could not
         state = super().save_state()
         if state.llama_state_size == 0:
             raise RuntimeError("llama.cpp could not save the state: out of memory (its log says more; verbose=True shows it)")
-        if self._engine is not None:
-            state.draft_state = self._engine.get_state()
-        latest = None if self._checkpoints is None else self._checkpoints.latest_turn()
-        if latest is not None:
-            state.checkpoint = latest.n_tokens, latest.states.copy()
+        vars(state).update(self._memory.state())
         return state
 
     @_by_itself
@@ -719,27 +523,19 @@ class Llama(llama_cpp.Llama):
             RuntimeError: If the target's part does not fit, for instance because it was saved with another
                 flash_attn. All tokens are then forgotten.
         """
-        if self._engine is None and self._checkpoints is None:
+        if self._memory.is_stock:
             return super().load_state(state)
         try:
             super().load_state(state)
         except RuntimeError as error:
             self.reset()
-            self._cut_back(0)
+            self._cut_back()
             raise _StateDoesNotFit(
                 f"{error}: it was saved with another model, context size, type_k, type_v or flash_attn "
                 "(which is on with a drafter, unless it is given)"
             ) from error
-        if self._checkpoints is not None:
-            self._checkpoints.follow(self._input_ids)
-            n_tokens, states = getattr(state, "checkpoint", (0, None))
-            if 0 < n_tokens <= self.n_tokens:
-                self._checkpoints.insert(self.input_ids[:n_tokens], states)
-        if self._engine is not None:
-            try:
-                self._engine.set_state(getattr(state, "draft_state", b""))
-            except RuntimeError:
-                self._engine.truncate(0)
+        parts = {name: getattr(state, name) for name in ("draft_state", "checkpoint") if hasattr(state, name)}
+        self._memory.load(self._input_ids, **parts)
 
 
 class _StateDoesNotFit(RuntimeError, KeyError):

@@ -47,6 +47,7 @@ class Speculation:
             flash_attn=True,
             verbose=verbose,
         )
+        self._accept(draft)
         self._rng = np.random.default_rng(2)
         self._kept: LlamaState | None = None
 
@@ -73,8 +74,9 @@ class Speculation:
         """Drafts with other settings from now on."""
         state = self.llm._engine.get_state()
         self.llm._engine.close()
-        self.llm._engine = Engine(self.llm.ctx, self._draft_model(draft), n_gpu_layers=self._settings.n_gpu_layers)
+        self.llm._memory.engine = Engine(self.llm.ctx, [self._draft_model(draft)], n_gpu_layers=self._settings.n_gpu_layers)
         self.llm._engine.set_state(state)
+        self._accept(draft)
         if self._kept is not None:
             self.llm.load_state(self._kept)
 
@@ -92,7 +94,10 @@ class Speculation:
         return [_difference(a, b) for a, b in zip(seen[WARMUP - 1 :], seen[WARMUP:])]
 
     def _draft_model(self, draft: Draft) -> DFlashDraft:
-        return DFlashDraft(self._drafter, budget=draft.budget, synthetic_length=draft.length)
+        return DFlashDraft(self._drafter, budget=draft.budget)
+
+    def _accept(self, draft: Draft) -> None:
+        self.llm._engine.set_synthetic_length(draft.length or 0.0)
 
 
 def _difference(before: Any, after: Any) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from .. import info
-from ..draft import DFlashDraft
+from ..drafts import DFlashDraft
 from .measure import TargetBench, Wanted, run_target
 from .methods import Budget, Method, Models
 from .progress import Progress
@@ -158,8 +158,7 @@ def _models(args: argparse.Namespace) -> List[Models]:
         raise ValueError("--target: two targets have the same file name")
     models = []
     for target in args.target:
-        draft = DFlashDraft(str(args.draft_model)).converted_for(str(target))
-        draft.check_file()
+        draft = DFlashDraft(str(args.draft_model)).ready_for(str(target))
         problems = info.problems(info.Model(target), info.Model(draft.path))
         if problems:
             raise ValueError(f"{args.draft_model} does not fit {target}: {'; '.join(problems)}")

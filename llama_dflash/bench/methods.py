@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import llama_cpp
 import numpy as np
 
-from ..draft import DFlashDraft
+from ..drafts import DFlashDraft
 from ..llama import Llama
 
 Budget = Union[int, str, None]  # nodes beside the root; "auto"; None where nothing is drafted
@@ -100,7 +100,7 @@ class Ours:
     def generate(self, prompt: List[int], max_tokens: int) -> Generation:
         llm, tokens = self.llm, []
         llm.reset()
-        llm._max_tokens = max_tokens  # as create_completion tells it: the last round drafts no further
+        llm._conversation.max_tokens = max_tokens  # as create_completion tells it: the last round drafts no further
         stream = llm.generate(prompt, temp=0.0)
         for token in stream:
             last = time.perf_counter()

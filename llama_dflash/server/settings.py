@@ -8,7 +8,7 @@ from typing import List, Literal, Optional, Union
 import llama_cpp.server.settings as upstream
 from pydantic import Field
 
-from ..draft import DFlashDraft
+from ..drafts import DFlashDraft
 
 PROMPT_LOOKUP = "prompt-lookup-decoding"
 

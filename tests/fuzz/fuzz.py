@@ -61,16 +61,16 @@ class Drafters(Fuzz):
 
     def draft_with(self, path: Path) -> None:
         draft = DFlashDraft(path, budget=8, context=64)
-        draft.check_file()
+        draft = draft.ready_for(str(self.target))
         self.llm.reset()
-        self.llm._engine = Engine(self.llm.ctx, draft, n_gpu_layers=0)
+        self.llm._memory.engine = Engine(self.llm.ctx, [draft], n_gpu_layers=0)
         try:
             written = text(self.llm)
             assert written == self.expected, f"{written}, expected {self.expected}"
         finally:
             self.llm.reset()
             self.llm._engine.close()
-            self.llm._engine = None
+            self.llm._memory.engine = None
 
 
 class Targets(Fuzz):

@@ -140,8 +140,8 @@ def main():
         work.write_bytes(data)
         try:
             draft = DFlashDraft(work, budget=8, context=64)
-            draft.check_file()
-            llm._engine = Engine(llm.ctx, [draft], n_gpu_layers=0)
+            draft = draft.ready_for(str(target))
+            llm._memory.engine = Engine(llm.ctx, [draft], n_gpu_layers=0)
         except ValueError as error:
             assert str(error).startswith("draft_model: "), error
             refused += 1
@@ -157,7 +157,7 @@ def main():
         finally:
             llm.reset()
             llm._engine.close()
-            llm._engine = None
+            llm._memory.engine = None
     llm.reset()
     assert list(itertools.islice(llm.generate(PROMPT, temp=0.0), 12)) == expected
     print(f"done: {refused} refused, {loaded} loaded")

@@ -19,7 +19,7 @@ PROMPT = list(b"the digits: 0123")
 
 def test_settings_have_the_documented_defaults():
     draft = DFlashDraft("drafter.gguf")
-    assert dataclasses.astuple(draft) == ("drafter.gguf", "auto", "tree", 4096, None, None, None, "whole", True, None, None)
+    assert dataclasses.astuple(draft) == ("drafter.gguf", "auto", "tree", 4096, None, None, None, "whole", True, None)
 
 
 def test_a_path_object_is_as_good_as_a_string(tmp_path):
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_gguf(pair, tmp_path):
     assert "is no GGUF file" in refusal(pair.target, tmp_path / "empty.gguf")
 
 
-@pytest.mark.parametrize("value", [7, 3.5, ["d.gguf"]])
+@pytest.mark.parametrize("value", [7, 3.5, [7], [], "ngram", ["ngram"], [None]], ids=str)
 def test_something_that_is_no_draft_model(pair, value):
     assert "expected the path of a DFlash drafter" in refusal(pair.target, value)
 

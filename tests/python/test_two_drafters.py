@@ -27,7 +27,7 @@ def logprobs(engine, llm):
 
 def observe(llm, engines):
     llm.reset()
-    llm._engine = None
+    llm._memory.engine = None
     llm.eval(PROMPT)
     for engine in engines:
         engine.observe(0, PROMPT, 0)

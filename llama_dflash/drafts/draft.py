@@ -1,0 +1,72 @@
+"""`Draft`: what the settings of every kind of drafter have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Dict, Optional, Union
+
+
+class Draft:
+    """A drafter and how to draft with it, for `Llama(draft_model=...)`. A kind is a subclass: a frozen dataclass whose fields
+    are its settings, listed in `KINDS` (llama_dflash/drafts/__init__.py).
+
+    Attributes:
+        kind: What the engine calls it (`make_drafter` in native/engine/make-drafter.cpp).
+        word: What may be written in place of an object with the default settings; None where a file is needed.
+        budget: Nodes of the draft tree beside its root in every round, or "auto". A field of every kind.
+        mode: "tree" or "chain". A field of every kind.
+        device_outputs: Whether tokens are chosen where logits are computed. None: on a GPU.
+
+    Raises:
+        ValueError: If a setting has a wrong type or value.
+    """
+
+    kind: ClassVar[str]
+    word: ClassVar[Optional[str]] = None
+
+    budget: Union[str, int]
+    mode: str
+    device_outputs: Optional[bool] = None
+
+    def __post_init__(self) -> None:
+        """Checks what is common. A kind checks its own settings, too."""
+        if self.budget != "auto":
+            self._check_int("budget", 1, '"auto" or a number of nodes, at least 1')
+        self._check_choice("mode", ("tree", "chain"))
+
+    def ready_for(self, target: str) -> Draft:
+        """Itself, or the same with files that can be loaded. Called before the target is loaded.
+
+        Args:
+            target: The path of the target's GGUF file.
+
+        Raises:
+            ValueError: If a file is missing, or of no use with any target.
+        """
+        return self
+
+    def engine_params(self, n_gpu_layers: int) -> Dict[str, Any]:
+        """Its settings as the engine takes them: fields of `llama_dflash_drafter_params` (native/engine/llama-dflash.h) that
+        are not to have their defaults.
+
+        Args:
+            n_gpu_layers: Of the target.
+        """
+        return {}
+
+    # ---------------------------------------------------------------- checks, for subclasses
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ValueError(f"{type(self).__name__}: {name} is {getattr(self, name)!r}, expected {expected}")
+
+    def _check_int(self, name: str, least: int, expected: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            self._refuse(name, expected)
+
+    def _check_choice(self, name: str, choices: tuple) -> None:
+        if getattr(self, name) not in choices:
+            self._refuse(name, " or ".join(f'"{choice}"' for choice in choices))
+
+    def _check_flag(self, name: str) -> None:
+        if not isinstance(getattr(self, name), bool):
+            self._refuse(name, "True or False")
