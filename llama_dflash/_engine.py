@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _library
-from .drafts import Draft
+from .drafts import CommonSettings, Draft, common_settings
 from .stats import PHASES, DraftTree, SpeculativeStats
 
 MODES = {"tree": 0, "chain": 1}
@@ -155,6 +155,7 @@ class Engine:
     Args:
         ctx: The target's context.
         drafts: The drafters and their settings.
+        common: What is one for all of them; None: as they say together.
         n_gpu_layers: Of the target; of a drafter, if it does not say otherwise.
         n_lanes: Sequences 0 to n_lanes - 1 are served.
 
@@ -163,15 +164,22 @@ class Engine:
     """
 
     def __init__(
-        self, ctx: llama_cpp.llama_context_p, drafts: Sequence[Draft], *, n_gpu_layers: int, n_lanes: int = 1
+        self,
+        ctx: llama_cpp.llama_context_p,
+        drafts: Sequence[Draft],
+        common: Optional[CommonSettings] = None,
+        *,
+        n_gpu_layers: int,
+        n_lanes: int = 1,
     ) -> None:
         self._c = _library_functions()
-        first = drafts[0]
+        common = common or common_settings(drafts)
         params = self._c.default_params()
-        params.mode = MODES[first.mode]
-        params.budget = 0 if first.budget == "auto" else first.budget
+        params.mode = MODES[common.mode]
+        params.budget = 0 if common.budget == "auto" else common.budget
         params.n_lanes = n_lanes
-        params.device_outputs = params.device_outputs if first.device_outputs is None else first.device_outputs
+        params.device_outputs = params.device_outputs if common.device_outputs is None else common.device_outputs
+        params.calibrated = common.calibrated
         given = [self._drafter_params(draft, n_gpu_layers) for draft in drafts]
         self._pointer = self._c.load(ctx, (_DrafterParams * len(given))(*given), len(given), params)
         if not self._pointer:
@@ -297,7 +305,7 @@ class Engine:
         stats = self._c.get_stats(self._engine, lane)
         seconds = dict(zip(PHASES, stats.seconds))
         seconds["other"] += max(0.0, round_seconds - sum(stats.seconds))
-        return SpeculativeStats(stats.rounds, stats.nodes, stats.accepted, stats.tokens, seconds)
+        return SpeculativeStats(stats.rounds, stats.nodes, stats.accepted, stats.tokens, seconds, why=self.explain())
 
     def reset_stats(self, *, lane: int = 0) -> None:
         self._c.reset_stats(self._engine, lane)

@@ -23,7 +23,7 @@ from . import _engine, json_schemas
 from ._closed import close_for_good
 from ._engine import Engine
 from .checkpoints import Checkpoints, common_prefix
-from .drafts import Draft, DraftModel, parse
+from .drafts import CommonSettings, Draft, DraftModel, common_settings, parse
 from .generation import Conversation, Generation
 from .grammars import check_grammar
 from .memory import Memory
@@ -88,8 +88,8 @@ class Llama(llama_cpp.Llama):
         Args:
             model_path: Path to the target, as for llama_cpp.Llama.
             draft_model: A DFlash drafter made for this target: the path of its GGUF file or of its published checkpoint
-                (safetensors, converted once into a cache), a `DFlashDraft` with settings, or a list of one of these. Or any
-                LlamaDraftModel of llama-cpp-python, which works as there. Or None.
+                (safetensors, converted once into a cache), a `DFlashDraft` with settings, or a list of these, whose proposals
+                are merged into one tree. Or any LlamaDraftModel of llama-cpp-python, which works as there. Or None.
             checkpoint_bytes: For recurrent and hybrid targets: the most host memory that checkpoints of the recurrent
                 states may take, so that a chat's next turn evaluates what is new only. 0 for none.
             **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
@@ -103,8 +103,6 @@ class Llama(llama_cpp.Llama):
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
         self._processors = Processors()
         drafts = parse(draft_model)
-        if isinstance(drafts, list) and len(drafts) > 1:
-            raise ValueError(f"draft_model lists {len(drafts)} drafters, expected one: this version drafts with one at a time")
         if isinstance(checkpoint_bytes, bool) or not isinstance(checkpoint_bytes, int) or checkpoint_bytes < 0:
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
@@ -112,15 +110,15 @@ class Llama(llama_cpp.Llama):
             self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
 
-        (draft,) = drafts
-        ready = draft.ready_for(model_path)
+        common = common_settings(drafts)
+        ready = [draft.ready_for(model_path) for draft in drafts]
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
         self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
-        self.draft_model = draft
+        self.draft_model = drafts if isinstance(draft_model, (list, tuple)) else drafts[0]
         if not self.model_params.vocab_only:
             try:
-                self._load_drafter(ready)
+                self._load_drafters(ready, common)
             except BaseException:
                 self.close()
                 raise
@@ -132,8 +130,8 @@ class Llama(llama_cpp.Llama):
             super().__init__(model_path, **kwargs)
         self._conversation = Conversation(Memory(self._ctx, self._new_checkpoints()))
 
-    def _load_drafter(self, draft: Draft) -> None:
-        engine = Engine(self.ctx, [draft], n_gpu_layers=self.model_params.n_gpu_layers)
+    def _load_drafters(self, drafts: List[Draft], common: CommonSettings) -> None:
+        engine = Engine(self.ctx, drafts, common, n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
         self._memory.engine = engine
         if not engine.uses_trees and (self._is_hybrid or self._is_recurrent):
@@ -142,7 +140,7 @@ class Llama(llama_cpp.Llama):
                 "accepted tokens of a draft, and its recurrent layers can't compute draft trees: only Gated DeltaNet "
                 "layers (Qwen3.5, Qwen3-Next) can. Use draft_model=None with it"
             )
-        if draft.mode == "tree" and not engine.uses_trees:
+        if common.mode == "tree" and not engine.uses_trees:
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
                 RuntimeWarning,

@@ -24,6 +24,7 @@ class SpeculativeStats:
         acceptance_length: Mean tokens per round; plain decoding has 1. 0 before the first round.
         tokens_per_second: Tokens over the time of the rounds, without the prompt and what the caller does
             between tokens.
+        why: What `explain()` says.
     """
 
     rounds: int = 0
@@ -33,11 +34,16 @@ class SpeculativeStats:
     seconds: Dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     acceptance_length: float = field(init=False)
     tokens_per_second: float = field(init=False)
+    why: str = ""
 
     def __post_init__(self) -> None:
         total = sum(self.seconds.values())
         object.__setattr__(self, "acceptance_length", self.tokens / self.rounds if self.rounds else 0.0)
         object.__setattr__(self, "tokens_per_second", self.tokens / total if total > 0 else 0.0)
+
+    def explain(self) -> str:
+        """In two sentences, what a budget of "auto" did at last and why, in numbers."""
+        return self.why
 
     def __str__(self) -> str:
         total = sum(self.seconds.values()) or 1.0

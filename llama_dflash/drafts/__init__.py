@@ -12,10 +12,10 @@ from llama_cpp.llama_speculative import LlamaDraftModel
 
 from ..gguf_file import architecture
 from .dflash import DFlashDraft
-from .draft import Draft
+from .draft import CommonSettings, Draft, common_settings
 from .file_draft import CACHE_TYPES, FileDraft, gguf_at
 
-__all__ = ["CACHE_TYPES", "DFlashDraft", "Draft", "DraftModel", "FileDraft", "KINDS", "parse"]
+__all__ = ["CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "FileDraft", "KINDS", "common_settings", "parse"]
 
 # A kind that takes files of any architecture comes last.
 KINDS: Tuple[Type[Draft], ...] = (DFlashDraft,)

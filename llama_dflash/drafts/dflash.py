@@ -37,6 +37,8 @@ class DFlashDraft(FileDraft):
         device_outputs: Whether drafted candidates, and tokens at temperature 0, are found where the logits are
             computed, so that only they come to the host and not rows of the whole vocabulary, and the target's features
             stay on the drafter's device. None: on a GPU.
+        calibrated: Whether a node counts as probable as what was accepted so far says of nodes like it. False: as the drafter
+            says, as in DDTree.
 
     Raises:
         ValueError: If a setting has a wrong type or value. The file is looked at when a `Llama` loads it.
@@ -56,6 +58,7 @@ class DFlashDraft(FileDraft):
     block: str = "whole"
     flash_attn: bool = True
     device_outputs: Optional[bool] = None
+    calibrated: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Dict, Optional, Union
+from dataclasses import dataclass
+from typing import Any, ClassVar, Dict, Optional, Sequence, Union
 
 
 class Draft:
@@ -14,6 +15,8 @@ class Draft:
         word: What may be written in place of an object with the default settings; None where a file is needed.
         budget: Nodes of the draft tree beside its root in every round, or "auto". A field of every kind.
         mode: "tree" or "chain". A field of every kind.
+        calibrated: Whether nodes count as probable as what was accepted so far says; else as their drafter says. A field of
+            every kind.
         device_outputs: Whether tokens are chosen where logits are computed. None: on a GPU.
 
     Raises:
@@ -25,6 +28,7 @@ class Draft:
 
     budget: Union[str, int]
     mode: str
+    calibrated: bool = True
     device_outputs: Optional[bool] = None
 
     def __post_init__(self) -> None:
@@ -32,6 +36,7 @@ class Draft:
         if self.budget != "auto":
             self._check_int("budget", 1, '"auto" or a number of nodes, at least 1')
         self._check_choice("mode", ("tree", "chain"))
+        self._check_flag("calibrated")
 
     def ready_for(self, target: str) -> Draft:
         """Itself, or the same with files that can be loaded. Called before the target is loaded.
@@ -70,3 +75,33 @@ class Draft:
     def _check_flag(self, name: str) -> None:
         if not isinstance(getattr(self, name), bool):
             self._refuse(name, "True or False")
+
+
+@dataclass(frozen=True)
+class CommonSettings:
+    """What is one for all drafters of a list: their proposals become one tree (`Draft` has what the names mean)."""
+
+    budget: Union[str, int] = "auto"
+    mode: str = "tree"
+    calibrated: bool = True
+    device_outputs: Optional[bool] = None
+
+
+def common_settings(drafts: Sequence[Draft]) -> CommonSettings:
+    """What the drafters of a list say together: one that has a default says nothing.
+
+    Raises:
+        ValueError: If two say different things.
+    """
+    found: Dict[str, Any] = {}
+    for name in ("budget", "mode", "calibrated", "device_outputs"):
+        default = getattr(CommonSettings, name)
+        said = {getattr(draft, name) for draft in drafts} - {default}
+        if len(said) > 1:
+            values = " and ".join(sorted(repr(value) for value in said))
+            raise ValueError(
+                f"draft_model: the drafters of the list have {name} {values}, expected one for all, as their proposals make one tree:"
+                " give it to one of them"
+            )
+        found.update({name: value for value in said})
+    return CommonSettings(**found)

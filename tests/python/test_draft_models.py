@@ -37,14 +37,9 @@ def test_a_list_is_a_drafter_each(pair):
     assert parse([str(pair.drafter), DFlashDraft("other.gguf")]) == [DFlashDraft(pair.drafter), DFlashDraft("other.gguf")]
 
 
-def test_a_list_of_several_is_refused_by_a_model(pair):
-    with pytest.raises(ValueError, match="draft_model lists 2 drafters, expected one"):
-        Llama(str(pair.target), draft_model=[pair.drafter, pair.drafter], **SETTINGS)
-
-
 def test_a_list_of_one_drafts(pair):
     llm = Llama(str(pair.target), draft_model=[pair.drafter], **SETTINGS)
-    assert llm.draft_model == DFlashDraft(pair.drafter) and llm.speculative_stats is not None
+    assert llm.draft_model == [DFlashDraft(pair.drafter)] and llm.speculative_stats is not None
     llm.close()
 
 

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <sstream>
 
-static constexpr double step      = 0.1; // of the first correction
+static constexpr double bias_step = 0.3; // of the first correction
+static constexpr double step      = 0.1; // likewise of slopes, which few nodes tell
 static constexpr int    n_ranks   = 3;   // 0, 1, and more
 static constexpr int    n_off     = 3;   // likewise
 static constexpr int    first_slope = n_off*n_ranks;
@@ -42,7 +43,7 @@ void calibration::record(float logprob, const node_place & place, bool accepted)
         const double gradient = error*terms.value[i];
         double     & square   = squares[terms.index[i]];
         square += gradient*gradient;
-        weights[terms.index[i]] += step*gradient/std::sqrt(1.0 + square);
+        weights[terms.index[i]] += (terms.index[i] < first_slope ? bias_step : step)*gradient/std::sqrt(1.0 + square);
     }
     count += 1;
 }
