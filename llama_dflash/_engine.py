@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import warnings
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from llama_cpp import _logger
 
 from . import _library
 from .drafts import CommonSettings, Draft, common_settings
 from .stats import PHASES, DraftTree, SpeculativeStats
+
+PathLike = Union[str, "os.PathLike[str]"]
 
 MODES = {"tree": 0, "chain": 1}
 
@@ -71,6 +75,8 @@ _SIGNATURES = {
     "free": (None, [_engine_p]),
     "last_error": (ctypes.c_char_p, []),
     "check_model": (_int, [ctypes.c_char_p]),
+    "misfits": (ctypes.c_char_p, [_bytes_p, _bytes_p]),
+    "injected_at_once": (_int, []),
     "no_abort": (None, [ctypes.c_bool]),
     "sample": (_int, [_sampler_p, _context_p, _int]),
     "uses_trees": (ctypes.c_bool, [_engine_p]),
@@ -119,6 +125,33 @@ def check_model(path: str) -> None:
     functions = _library_functions()
     if functions.check_model(os.fsencode(path)) < 0:
         raise ValueError(_last_error(functions))
+
+
+def misfits(target: PathLike, drafter: PathLike) -> List[str]:
+    """Why a drafter can't draft for a target: sentences, none if the two fit. Reads what the files say about themselves, no
+    weights."""
+    functions = _library_functions()
+    with _quiet():
+        lines = functions.misfits(os.fsencode(target), os.fsencode(drafter))
+    if lines is None:
+        raise ValueError(_last_error(functions))
+    return lines.decode("utf-8", errors="replace").split("\n") if lines else []
+
+
+def injected_at_once() -> int:
+    """How many positions a DFlash drafter takes in with one forward."""
+    return _library_functions().injected_at_once()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """llama.cpp logs nothing, unless somebody has set a log of their own."""
+    level = _logger.logger.level
+    _logger.logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        _logger.logger.setLevel(level)
 
 
 @contextlib.contextmanager

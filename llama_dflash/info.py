@@ -1,7 +1,8 @@
 """What is inside a target or a drafter, whether the two fit, and the memory that they will need.
 
-All of it comes from the files' metadata: no model is loaded, no llama.cpp context made. The sizes of caches are those
-that llama.cpp and the engine allocate (tests/cli/test_info.py compares them with llama.cpp's log).
+All of it comes from the files' metadata: no weights are read. Whether two files fit is the engine's to say, which asks the
+target's graph and memory. The sizes of caches are those that llama.cpp and the engine allocate (tests/cli/test_info.py
+compares them with llama.cpp's log).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
+from . import _engine
 from .drafts import CACHE_TYPES
 from .gguf_file import GgufFile
 
@@ -18,10 +20,8 @@ DRAFT_CONTEXT = 4096
 KV_TYPE = "f16"
 KV_TYPES = tuple(name.lower() for name in CACHE_TYPES.values())
 
-_WITHOUT_LAYER_INPUTS = ("altup_proj.weight", "hrm.z_l_init")  # tensors: several hidden states a token, layers in cycles
 _RECURRENT = ("ssm_", "shortconv.", "time_mix_")  # what names of a recurrent layer's tensors begin with
 _CELLS = 256  # llama.cpp rounds a context up to a multiple
-_DRAFT_BATCH = 512  # positions that the engine injects at once
 _F32 = 4  # bytes; recurrent states are kept in it
 
 _NOT_COUNTED = "llama.cpp's compute buffers, which it sizes when a model is loaded, by n_ubatch and the vocabulary above all"
@@ -113,12 +113,6 @@ class Model:
 
     def is_recurrent(self, layer: int) -> bool:
         return self._has_tensor(layer, _RECURRENT)
-
-    def computes_trees(self, layer: int) -> bool:
-        """Of a recurrent layer: it is a Gated DeltaNet with one gate a head, whose graph llama-dflash has trees in
-        (`llama_tree_supported` asks that graph). Hyper-connections come with a memory that holds none."""
-        is_delta_net = self._has_tensor(layer, ("ssm_alpha.", "ssm_ba.")) and self._has_tensor(layer, ("ssm_conv1d.",))
-        return is_delta_net and not self.number("hyper_connection_count")
 
     def _has_tensor(self, layer: int, beginnings: Tuple[str, ...]) -> bool:
         return any(name.startswith(beginnings) for name in self._names_by_layer.get(layer, ()))
@@ -212,7 +206,7 @@ class Model:
         block = self.number("block_size", 16)
         n_cells = _padded(settings.draft_context + block)
         window = self.number("attention.sliding_window")
-        n_window = _padded(min(n_cells, window + max(_DRAFT_BATCH, block)))
+        n_window = _padded(min(n_cells, window + max(_engine.injected_at_once(), block)))
         ring = sum(
             self.kv_bytes(layer, n_window if window and self.has_window(layer) else n_cells, KV_TYPE, KV_TYPE)
             for layer in self.layers()
@@ -251,36 +245,8 @@ class Model:
 
 
 def problems(target: Model, drafter: Model) -> List[str]:
-    """Why a drafter can't draft for a target: sentences, none if the two fit."""
-    ours, theirs = drafter.file, target.file
-    found = []
-    if drafter.number("hyper_connection_count"):
-        found.append(
-            f"{ours.path} is the DSpark drafter of a DeepSeek V4 target, whose layers this version does not draft with"
-        )
-    if any(target.is_recurrent(layer) and not target.computes_trees(layer) for layer in target.layers()):
-        found.append(
-            f"the recurrent layers of {theirs.arch} targets can't compute draft trees (only Gated DeltaNet layers can), nor"
-            " be cut back to a chain's accepted tokens"
-        )
-    if any(name in target.tensors for name in _WITHOUT_LAYER_INPUTS):
-        found.append(f"between the layers of {theirs.arch} targets passes something else than one hidden state a token")
-    if drafter.number("embedding_length") != target.number("embedding_length"):
-        found.append(
-            f"the drafter has hidden size {drafter.number('embedding_length')}, the target"
-            f" {target.number('embedding_length')}"
-        )
-    found += _vocabulary_problems(theirs, ours)
-    layers = ours.of_arch("target_layers") or []
-    outside = [layer for layer in layers if not isinstance(layer, int) or not 0 <= layer <= theirs.n_layers]
-    if not layers:
-        found.append("the drafter names no target layers (dflash.target_layers)")
-    if outside:
-        found.append(
-            f"the drafter reads the input of target layer {outside[0]}, the target has layers 0 to"
-            f" {theirs.n_layers - 1}"
-        )
-    return found
+    """Why a drafter can't draft for a target: sentences, none if the two fit. They are the engine's own."""
+    return _engine.misfits(target.file.path, drafter.file.path)
 
 
 def doubts(drafter: Model) -> List[str]:
@@ -312,29 +278,6 @@ def doubts(drafter: Model) -> List[str]:
             f" {again}"
         )
     return found
-
-
-def _vocabulary_problems(target: GgufFile, drafter: GgufFile) -> List[str]:
-    key = "tokenizer.ggml.tokens"
-    if drafter.n_vocab != target.n_vocab:
-        return [f"the drafter has a vocabulary of {drafter.n_vocab} tokens, the target of {target.n_vocab}"]
-    found = []
-    if target.n_vocab and drafter.raw(key) != target.raw(key):
-        i, ours, theirs = next(
-            (i, a, b) for i, (a, b) in enumerate(zip(drafter.items(key), target.items(key))) if a != b
-        )
-        found.append(f'token {i} is "{_text(ours)}" in the drafter and "{_text(theirs)}" in the target')
-    mask = drafter.get("tokenizer.ggml.mask_token_id")
-    if not isinstance(mask, int) or not 0 <= mask < target.n_vocab:
-        found.append(
-            f"the drafter has mask token {mask} (tokenizer.ggml.mask_token_id), the target has tokens 0 to"
-            f" {target.n_vocab - 1}"
-        )
-    return found
-
-
-def _text(token: Any) -> str:
-    return token.decode("utf-8", errors="replace") if isinstance(token, bytes) else str(token)
 
 
 def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:

@@ -134,12 +134,6 @@ class Llama(llama_cpp.Llama):
         engine = Engine(self.ctx, drafts, common, n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
         self._memory.engine = engine
-        if not engine.uses_trees and (self._is_hybrid or self._is_recurrent):
-            raise ValueError(
-                f"draft_model: {self.model_path} is a recurrent or hybrid model. Its memory can't be cut back to the "
-                "accepted tokens of a draft, and its recurrent layers can't compute draft trees: only Gated DeltaNet "
-                "layers (Qwen3.5, Qwen3-Next) can. Use draft_model=None with it"
-            )
         if common.mode == "tree" and not engine.uses_trees:
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",

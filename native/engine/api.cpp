@@ -7,6 +7,7 @@
 
 #include "abort-guard.h"
 #include "dflash/dflash-drafter.h"
+#include "fit.h"
 #include "make-drafter.h"
 #include "model-file.h"
 #include "speculation.h"
@@ -96,6 +97,21 @@ int32_t llama_dflash_check_model(const char * path) {
         check_target_file(path);
         return 0;
     });
+}
+
+const char * llama_dflash_misfits(const char * target, const char * drafter) {
+    static thread_local std::string lines;
+    return guarded((const char *) nullptr, [&] {
+        lines.clear();
+        for (const std::string & sentence : file_misfits(target, drafter)) {
+            lines += (lines.empty() ? "" : "\n") + sentence;
+        }
+        return lines.c_str();
+    });
+}
+
+int32_t llama_dflash_injected_at_once(void) {
+    return feature_queue::batch;
 }
 
 void llama_dflash_no_abort(bool on) {

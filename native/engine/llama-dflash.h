@@ -105,6 +105,13 @@ extern "C" {
     // computes with, numbers that no model has, a vocabulary whose parts do not fit together.
     LLAMA_DFLASH_API int32_t llama_dflash_check_model(const char * path);
 
+    // Why can't the drafter at `drafter` draft for the target at `target`? Only what the files say about themselves is read.
+    // Returns sentences, one a line, "" if the two fit; NULL on failure. Valid until the thread's next call.
+    LLAMA_DFLASH_API const char * llama_dflash_misfits(const char * target, const char * drafter);
+
+    // How many positions a DFlash drafter takes in with one forward: its sliding-window cache has room for them.
+    LLAMA_DFLASH_API int32_t llama_dflash_injected_at_once(void);
+
     // From now on (or, with false, no longer) llama.cpp raises a C++ exception where it would abort the process in this thread:
     // for loading a model, which turns it into an error. Calls may be nested; every thread has its own.
     LLAMA_DFLASH_API void llama_dflash_no_abort(bool on);

@@ -1,6 +1,7 @@
 #include "make-drafter.h"
 
 #include "dflash/dflash-drafter.h"
+#include "fit.h"
 #include "model-file.h"
 #include "speculation.h"
 
@@ -21,6 +22,7 @@ std::unique_ptr<drafter> make_drafter(
     if (drafter.n_context < 1) {
         refuse("the drafter's context is " + std::to_string(drafter.n_context) + ", expected at least 1 position");
     }
+    refuse_misfits("a drafter", target_misfits(target));
     const std::string kind = drafter.kind;
     if (kind == "dflash") {
         return std::make_unique<dflash_drafter>(target, drafter.path, settings(target, drafter, params));

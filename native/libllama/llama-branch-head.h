@@ -28,7 +28,7 @@ extern "C" {
 
     // Take the head off a drafter's model, before a context of it is made: its graph then leaves the logits as they are without
     // the head. `target` is the model that the drafter is for. NULL if the model has none. Both models must outlive the head.
-    // The file has been checked (check_drafter_file): its tensors fit each other.
+    // The file has been checked (drafter_file::check): its tensors fit each other.
     LLAMA_API struct llama_branch_head * llama_branch_head_take(struct llama_model * model, const struct llama_model * target);
 
     LLAMA_API void llama_branch_head_free(struct llama_branch_head * head);

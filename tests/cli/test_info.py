@@ -35,7 +35,7 @@ def target(files):
         (dict(layers=(1, 7)), "reads the input of target layer 7, the target has layers 0 to 3"),
         (dict(layers=()), "names no target layers"),
         (dict(mask=400), "the drafter has mask token 400"),
-        (dict(omit={"tokenizer.ggml.mask_token_id"}), "the drafter has mask token None"),
+        (dict(omit={"tokenizer.ggml.mask_token_id"}), "the drafter has no mask token"),
         (dict(more=lambda w: w.add_uint32("dflash.hyper_connection_count", 4)), "DSpark drafter of a DeepSeek V4 target"),
     ],
     ids=str,

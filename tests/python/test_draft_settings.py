@@ -8,9 +8,9 @@ import warnings
 import pytest
 from architectures import write_architecture
 from drafter_models import write_drafter
+from models import write_recurrent
 from same_text import assert_same_text
 
-import llama_cpp
 from conftest import SETTINGS
 from llama_dflash import DFlashDraft, Llama
 
@@ -132,13 +132,10 @@ def test_a_refused_drafter_leaves_no_target_behind(pair, tmp_path):
     assert llm._model.model is None and llm._ctx.ctx is None and llm._engine is None
 
 
-def test_a_hybrid_target_that_holds_no_trees_is_refused(pair, monkeypatch):
-    from llama_dflash import _engine
-
-    monkeypatch.setattr(llama_cpp.llama_cpp, "llama_model_is_hybrid", lambda model: True)
-    monkeypatch.setattr(_engine._library_functions(), "uses_trees", lambda engine: False)
-    message = refusal(pair.target, pair.draft())
-    assert "recurrent or hybrid" in message and "draft_model=None" in message
+def test_a_recurrent_target_that_holds_no_trees_is_refused(tmp_path):
+    target = write_recurrent(tmp_path / "mamba.gguf")
+    message = refusal(target, write_drafter(tmp_path / "drafter.gguf", target))
+    assert "the recurrent layers of mamba targets can't compute draft trees" in message and "draft_model=None" in message
 
 
 def test_a_target_that_holds_no_trees_says_so_once_and_verifies_chains(pair, monkeypatch):

@@ -97,7 +97,7 @@ def test_a_drafter_with_other_token_texts(pair, folder):
     data = pair.drafter.read_bytes().replace(b"<pad>", b"<PAD>")
     (folder / "texts.gguf").write_bytes(data)
     message = refusal(pair.target, folder / "texts.gguf")
-    assert '"<PAD>" in the draft model and "<pad>" in the target' in message
+    assert '"<PAD>" in the drafter and "<pad>" in the target' in message
 
 
 OPTIONAL = {

@@ -34,11 +34,12 @@ dflash_drafter::dflash_drafter(llama_context * target, const std::string & path,
     n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
 
     const abort_guard guard;
-    check_drafter_file(path, llama_get_model(target));
+    const drafter_file file(path);
+    file.check();
+    refuse_misfits("the draft model " + path, file.misfits(target));
     model.reset(load_model(path, params.n_gpu_layers));
     head = drafter_head::take(model.get(), llama_get_model(target));
     read_layout();
-    check_fits();
     make_context(params);
 
     wanted = std::make_unique<wanted_layers>(target, layers);
@@ -69,44 +70,6 @@ void dflash_drafter::read_layout() {
 
     const int32_t * ids = llama_model_target_layer_ids(model.get());
     layers.assign(ids, ids + llama_model_target_layer_ids_n(model.get()));
-}
-
-void dflash_drafter::refuse_layer(int32_t il, int32_t n_layer) const {
-    char arch[64] = "?";
-    llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch, sizeof(arch));
-    const bool is_output = il == n_layer && llama_tree_has_layer_inp(target, n_layer - 1);
-    const std::string layer  = is_output ? "the output of the last layer" : "the input of layer " + std::to_string(il);
-    const std::string reason = is_output ? "llama.cpp does not compute it for every token" :
-        "between its layers passes more or something else than one hidden state a token, or llama.cpp's graph does not name it";
-    refuse("the draft model reads " + layer + " of the target, which can't be had of architecture \"" + arch + "\": " + reason +
-            ": use draft_model=None with this target");
-}
-
-void dflash_drafter::check_fits() const {
-    if (mask < 0 || mask >= n_vocab) {
-        refuse("the draft model has no mask token (tokenizer.ggml.mask_token_id), which a DFlash drafter needs");
-    }
-    if (layers.empty()) {
-        refuse("the draft model names no target layers (dflash.target_layers)");
-    }
-    for (const int32_t il : layers) {
-        const int32_t n_layer = llama_model_n_layer(llama_get_model(target));
-        if (il < 0 || il > n_layer) {
-            refuse("the draft model reads the input of target layer " + std::to_string(il) + ", the target has layers 0 to " +
-                    std::to_string(n_layer - 1) + ": this drafter was made for another target");
-        }
-        if (!llama_tree_has_layer_inp(target, il)) {
-            refuse_layer(il, n_layer);
-        }
-    }
-    const llama_vocab * ours   = llama_model_get_vocab(model.get());
-    const llama_vocab * theirs = llama_model_get_vocab(llama_get_model(target));
-    for (llama_token t = 0; t < n_vocab; ++t) {
-        if (strcmp(llama_vocab_get_text(ours, t), llama_vocab_get_text(theirs, t)) != 0) {
-            refuse("token " + std::to_string(t) + " is \"" + llama_vocab_get_text(ours, t) + "\" in the draft model and \"" +
-                    llama_vocab_get_text(theirs, t) + "\" in the target: this drafter was made for another target");
-        }
-    }
 }
 
 void dflash_drafter::make_context(const drafter_params & params) {

@@ -51,8 +51,6 @@ public:
     void logprobs(int32_t lane, llama_token root, llama_pos n_past, int32_t n_positions, float * out);
 
 private:
-    void check_fits() const;
-    [[noreturn]] void refuse_layer(int32_t il, int32_t n_layer) const;
     void read_layout();
     void make_context(const drafter_params & params);
     void clear(int32_t lane, llama_pos at);
