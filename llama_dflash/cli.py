@@ -123,7 +123,7 @@ examples:
   llama-dflash info target.gguf drafter.gguf --ctx 131072 --type-k q4_0 --type-v q4_0
   llama-dflash info target.gguf drafter.gguf --json
 
-Nothing is loaded: all of it is in the files' metadata. With a target and a drafter that do not fit, the exit code is 1."""
+No weights are loaded: all of it is in the files' metadata. With a target and a drafter that do not fit, the exit code is 1."""
 
 
 def _add_info(commands: Any) -> None:
