@@ -89,6 +89,8 @@ _SIGNATURES = {
     "news": (ctypes.c_char_p, [_engine_p]),
     "set_abort_callback": (None, [_engine_p, llama_cpp.ggml_abort_callback, ctypes.c_void_p]),
     "explain": (ctypes.c_char_p, [_engine_p]),
+    "learned": (ctypes.c_char_p, [_engine_p]),
+    "learn": (_int, [_engine_p, ctypes.c_char_p]),
     "set_synthetic_length": (_int, [_engine_p, ctypes.c_float]),
     "logprobs": (_int, [_engine_p, _int, _int, _int, _int, _floats_p]),
     "get_stats": (_Stats, [_engine_p, _int]),
@@ -328,6 +330,18 @@ class Engine:
         out = np.empty((n_positions, n_vocab), dtype=np.single)
         self._check(self._c.logprobs(self._engine, lane, root, n_past, n_positions, out.ctypes.data_as(_floats_p)))
         return out
+
+    def learned(self) -> str:
+        """What was learned while it ran: costs of rounds, and what the drafters' probabilities are worth."""
+        return self._c.learned(self._engine).decode("ascii")
+
+    def learn(self, text: str) -> None:
+        """Goes on from what learned() gave, of the same kinds of drafters.
+
+        Raises:
+            RuntimeError: If it is no such text, or of other drafters.
+        """
+        self._check(self._c.learn(self._engine, text.encode("utf-8", errors="replace")))
 
     def explain(self) -> str:
         """In two sentences, what a budget of "auto" does and why."""

@@ -134,6 +134,8 @@ class Llama(llama_cpp.Llama):
         engine = Engine(self.ctx, drafts, common, n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
         self._memory.engine = engine
+        if common.tuned is not None:
+            _learn(engine, common.tuned)
         if common.mode == "tree" and not engine.uses_trees:
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
@@ -198,6 +200,20 @@ class Llama(llama_cpp.Llama):
     def speculative_stats(self) -> Optional[SpeculativeStats]:
         """Numbers of the current or last generation; None without a DFlash drafter."""
         return None if self._conversation is None else self._conversation.stats
+
+    @_by_itself
+    def save_tuned(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        """Writes down what was learned so far about this machine's costs and about what is accepted of drafts, for
+        `tuned=` of the same drafters (`DFlashDraft(..., tuned=path)`).
+
+        Raises:
+            RuntimeError: Without a drafter.
+            OSError: If the file can't be written.
+        """
+        if self._memory is None or self._memory.engine is None:
+            raise RuntimeError("save_tuned: nothing is learned without draft_model=")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(self._memory.engine.learned())
 
     @property
     def usage(self) -> Dict[str, int]:
@@ -528,6 +544,17 @@ class Llama(llama_cpp.Llama):
             ) from error
         parts = {name: getattr(state, name) for name in ("draft_state", "checkpoint") if hasattr(state, name)}
         self._memory.load(self._input_ids, **parts)
+
+
+def _learn(engine: Engine, path: str) -> None:
+    """Raises ValueError if the file is missing, or not of these drafters."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            engine.learn(file.read())
+    except OSError as error:
+        raise ValueError(f"draft_model: tuned={path!r} can't be read: {error.strerror or error}") from None
+    except RuntimeError as error:
+        raise ValueError(f"draft_model: tuned={path!r} is of no use: {error}. save_tuned() writes such files") from None
 
 
 class _StateDoesNotFit(RuntimeError, KeyError):

@@ -39,6 +39,8 @@ class DFlashDraft(FileDraft):
             stay on the drafter's device. None: on a GPU.
         calibrated: Whether a node counts as probable as what was accepted so far says of nodes like it. False: as the drafter
             says, as in DDTree.
+        tuned: A file that `Llama.save_tuned` wrote: what was learned then about costs and acceptance is where learning goes
+            on. None: from nothing.
 
     Raises:
         ValueError: If a setting has a wrong type or value. The file is looked at when a `Llama` loads it.
@@ -59,6 +61,7 @@ class DFlashDraft(FileDraft):
     flash_attn: bool = True
     device_outputs: Optional[bool] = None
     calibrated: bool = True
+    tuned: Optional[str] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

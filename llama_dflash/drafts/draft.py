@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, ClassVar, Dict, Optional, Sequence, Union
 
@@ -17,6 +18,7 @@ class Draft:
         mode: "tree" or "chain". A field of every kind.
         calibrated: Whether nodes count as probable as what was accepted so far says; else as their drafter says. A field of
             every kind.
+        tuned: A file that `Llama.save_tuned` wrote: what was learned then is where learning goes on. A field of every kind.
         device_outputs: Whether tokens are chosen where logits are computed. None: on a GPU.
 
     Raises:
@@ -29,6 +31,7 @@ class Draft:
     budget: Union[str, int]
     mode: str
     calibrated: bool = True
+    tuned: Optional[str] = None
     device_outputs: Optional[bool] = None
 
     def __post_init__(self) -> None:
@@ -37,6 +40,10 @@ class Draft:
             self._check_int("budget", 1, '"auto" or a number of nodes, at least 1')
         self._check_choice("mode", ("tree", "chain"))
         self._check_flag("calibrated")
+        if self.tuned is not None:
+            if not isinstance(self.tuned, (str, os.PathLike)):
+                self._refuse("tuned", "the path of a file that save_tuned() wrote, or None")
+            object.__setattr__(self, "tuned", os.fspath(self.tuned))
 
     def ready_for(self, target: str) -> Draft:
         """Itself, or the same with files that can be loaded. Called before the target is loaded.
@@ -84,6 +91,7 @@ class CommonSettings:
     budget: Union[str, int] = "auto"
     mode: str = "tree"
     calibrated: bool = True
+    tuned: Optional[str] = None
     device_outputs: Optional[bool] = None
 
 
@@ -94,7 +102,7 @@ def common_settings(drafts: Sequence[Draft]) -> CommonSettings:
         ValueError: If two say different things.
     """
     found: Dict[str, Any] = {}
-    for name in ("budget", "mode", "calibrated", "device_outputs"):
+    for name in ("budget", "mode", "calibrated", "tuned", "device_outputs"):
         default = getattr(CommonSettings, name)
         said = {getattr(draft, name) for draft in drafts} - {default}
         if len(said) > 1:

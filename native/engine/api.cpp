@@ -227,6 +227,21 @@ const char * llama_dflash_explain(llama_dflash * engine) {
     });
 }
 
+const char * llama_dflash_learned(llama_dflash * engine) {
+    static thread_local std::string text;
+    return guarded("", [&] {
+        text = engine->learned();
+        return text.c_str();
+    });
+}
+
+int32_t llama_dflash_learn(llama_dflash * engine, const char * text) {
+    return guarded(-1, [&] {
+        engine->learn_from(text);
+        return 0;
+    });
+}
+
 llama_dflash_stats llama_dflash_get_stats(const llama_dflash * engine, int32_t lane) {
     return guarded(llama_dflash_stats{}, [&] { return engine->stats_of(lane); });
 }

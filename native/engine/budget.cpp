@@ -1,9 +1,12 @@
 #include "budget.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <istream>
 #include <limits>
 #include <numeric>
+#include <ostream>
 #include <vector>
 
 void running_mean::add(double x) {
@@ -25,6 +28,22 @@ void running_mean::add_seconds(double x) {
         return;
     }
     add(count > 0 ? std::min(x, most*value) : x);
+}
+
+// what was learned at another time counts as this many samples at most: the machine may be another
+static constexpr int most_remembered = 10;
+
+void running_mean::save(std::ostream & out) const {
+    out << ' ' << value << ' ' << std::min(count, most_remembered);
+}
+
+bool running_mean::load(std::istream & in) {
+    running_mean loaded(weight);
+    if (!(in >> loaded.value >> loaded.count) || !std::isfinite(loaded.value) || loaded.count < 0) {
+        return false;
+    }
+    *this = loaded;
+    return true;
 }
 
 //
@@ -70,6 +89,32 @@ double forward_cost::estimate(int32_t n_nodes) const {
         below != smallest ? std::max(0.0, slope_between(*smallest, *below)) :
                             below->second.get()/(5*below->first);
     return std::min(first, below->second.get() + (n_nodes - below->first)*slope);
+}
+
+void forward_cost::save(std::ostream & out) const {
+    out << ' ' << means.size();
+    for (const auto & size : means) {
+        out << ' ' << size.first;
+        size.second.save(out);
+    }
+}
+
+bool forward_cost::load(std::istream & in) {
+    std::map<int32_t, running_mean> loaded;
+    size_t n = 0;
+    if (!(in >> n) || n > 4096) {
+        return false;
+    }
+    for (size_t i = 0; i < n; ++i) {
+        int32_t      n_nodes = 0;
+        running_mean mean(0.2);
+        if (!(in >> n_nodes) || n_nodes < 1 || !mean.load(in)) {
+            return false;
+        }
+        loaded.emplace(n_nodes, mean);
+    }
+    means = std::move(loaded);
+    return true;
 }
 
 //
@@ -251,4 +296,20 @@ std::string auto_budget::explain() const {
                 " more rounds, then it is tried again.";
     }
     return res + "Drafts promise " + speed + " lately: drafting is on.";
+}
+
+void auto_budget::save(std::ostream & out) const {
+    plain.save(out);
+    overhead.save(out);
+    calibration.save(out);
+    verify.save(out);
+}
+
+bool auto_budget::load(std::istream & in) {
+    auto_budget loaded(on_device);
+    if (!loaded.plain.load(in) || !loaded.overhead.load(in) || !loaded.calibration.load(in) || !loaded.verify.load(in)) {
+        return false;
+    }
+    *this = loaded;
+    return true;
 }

@@ -5,6 +5,7 @@
 #include "tree/best-nodes.h"
 
 #include <cstdint>
+#include <iosfwd>
 #include <map>
 #include <string>
 #include <vector>
@@ -24,6 +25,10 @@ public:
     double get()     const { return value; }
     int    samples() const { return count; }
 
+    // As text, to go on from: it weighs as much as a few samples then. load() is false for what is no such text.
+    void save(std::ostream & out) const;
+    bool load(std::istream & in);
+
 private:
     double weight;
     double value;
@@ -36,6 +41,9 @@ class forward_cost {
 public:
     void   add(int32_t n_nodes, double seconds);
     double estimate(int32_t n_nodes) const;
+
+    void save(std::ostream & out) const;
+    bool load(std::istream & in);
 
 private:
     std::map<int32_t, running_mean> means;
@@ -75,6 +83,10 @@ public:
 
     // In two sentences, what is done and why.
     std::string explain() const;
+
+    // What rounds cost, as one line of text. load() returns false if it is no such text.
+    void save(std::ostream & out) const;
+    bool load(std::istream & in);
 
 private:
     // What is known of the drafts of one set of drafters.

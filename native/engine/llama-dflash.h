@@ -176,6 +176,12 @@ extern "C" {
     // In two sentences, what a budget of "auto" does and why. Never NULL; valid until the thread's next such call.
     LLAMA_DFLASH_API const char * llama_dflash_explain(struct llama_dflash * engine);
 
+    // What was learned while it ran, as text: costs of rounds, and what the drafters' probabilities are worth. Valid until the
+    // thread's next such call. llama_dflash_learn() goes on from there, in another engine with the same kinds of drafters;
+    // it returns 0, or -1 if the text is not such a text.
+    LLAMA_DFLASH_API const char * llama_dflash_learned(struct llama_dflash * engine);
+    LLAMA_DFLASH_API int32_t      llama_dflash_learn(struct llama_dflash * engine, const char * text);
+
     // Of the lane's rounds.
     LLAMA_DFLASH_API struct llama_dflash_stats llama_dflash_get_stats(const struct llama_dflash * engine, int32_t lane);
     LLAMA_DFLASH_API void llama_dflash_reset_stats(struct llama_dflash * engine, int32_t lane);

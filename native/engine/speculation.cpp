@@ -8,6 +8,7 @@
 #include "llama-tree.h"
 
 #include <algorithm>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -258,4 +259,46 @@ std::string speculation::explain() const {
         return "Every round verifies " + std::to_string(params.budget) + " draft nodes, as the budget says. It is not \"auto\", which looks for what pays.";
     }
     return budgets.empty() ? auto_budget().explain() : budgets.begin()->second.explain();
+}
+
+static const char * const learned_title = "llama-dflash-learned 1";
+
+std::string speculation::learned() const {
+    std::ostringstream out;
+    out.precision(9);
+    out << learned_title << '\n';
+    for (const tended_drafter & drafter : drafts.drafters()) {
+        out << "drafter ";
+        drafter.save(out);
+        out << '\n';
+    }
+    for (const auto & budget : budgets) {
+        out << "lanes " << budget.first;
+        budget.second.save(out);
+        out << '\n';
+    }
+    return out.str();
+}
+
+void speculation::learn_from(const std::string & text) {
+    std::istringstream lines(text);
+    std::string line;
+    if (!std::getline(lines, line) || line != learned_title) {
+        throw std::invalid_argument("it begins with \"" + line.substr(0, 40) + "\", expected \"" + learned_title + "\"");
+    }
+    size_t n_drafters = 0;
+    while (std::getline(lines, line)) {
+        std::istringstream words(line);
+        std::string what;
+        size_t n_lanes = 0;
+        words >> what;
+        const bool good = what == "drafter" ? n_drafters < drafts.drafters().size() && drafts.drafters()[n_drafters++].load(words) :
+                          what == "lanes"   ? (words >> n_lanes) && budgets.try_emplace(n_lanes, device_outputs).first->second.load(words) : false;
+        if (!good) {
+            throw std::invalid_argument("its line \"" + line.substr(0, 40) + "\" is damaged, or of other drafters than these");
+        }
+    }
+    if (n_drafters != drafts.drafters().size()) {
+        throw std::invalid_argument("it is of " + std::to_string(n_drafters) + " drafters, these are " + std::to_string(drafts.drafters().size()));
+    }
 }

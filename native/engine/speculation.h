@@ -49,6 +49,11 @@ public:
     // In two sentences, what "auto" does and why.
     std::string explain() const;
 
+    // What was learned: costs of rounds, and what the drafters' probabilities are worth. As text, a line each. learn_from()
+    // throws std::invalid_argument, and changes nothing that matters, if it is not of the same kinds of drafters.
+    std::string learned() const;
+    void        learn_from(const std::string & text);
+
     // What params ask for, of any target: nodes of a tree beside its root, at most; rows of logits that stay where they are
     // computed.
     static int32_t most_nodes(const llama_dflash_params & params);

@@ -3,6 +3,9 @@
 #include "ggml.h"
 
 #include <exception>
+#include <istream>
+#include <ostream>
+#include <string>
 
 void tended_drafter::observe(const evaluated_tokens & tokens) {
     try {
@@ -42,4 +45,25 @@ void tended_drafter::failed(const std::exception & error) {
     for (int32_t lane = 0; lane < n_lanes; ++lane) {
         draft->forget(lane);
     }
+}
+
+void tended_drafter::save(std::ostream & out) const {
+    out << draft->kind() << ' ' << depth;
+    seconds.save(out);
+    out << ' ' << odds.save();
+}
+
+bool tended_drafter::load(std::istream & in) {
+    std::string  kind, rest;
+    double       loaded_depth = 0.0;
+    running_mean loaded_seconds(0.2);
+    calibration  loaded_odds;
+    if (!(in >> kind >> loaded_depth) || kind != draft->kind() || !loaded_seconds.load(in) || !std::getline(in, rest) ||
+            !loaded_odds.load(rest)) {
+        return false;
+    }
+    depth   = loaded_depth;
+    seconds = loaded_seconds;
+    odds    = loaded_odds;
+    return true;
 }

@@ -36,6 +36,10 @@ public:
 
     calibration odds;
 
+    // What was learned of it, as words of one line. load() returns false, and changes nothing, if it is no such text.
+    void save(std::ostream & out) const;
+    bool load(std::istream & in);
+
 private:
     std::unique_ptr<drafter> draft;
     drafter_health           health;

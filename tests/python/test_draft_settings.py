@@ -19,7 +19,7 @@ PROMPT = list(b"the digits: 0123")
 
 def test_settings_have_the_documented_defaults():
     draft = DFlashDraft("drafter.gguf")
-    assert dataclasses.astuple(draft) == ("drafter.gguf", "auto", "tree", 4096, None, None, None, "whole", True, None, True)
+    assert dataclasses.astuple(draft) == ("drafter.gguf", "auto", "tree", 4096, None, None, None, "whole", True, None, True, None)
 
 
 def test_a_path_object_is_as_good_as_a_string(tmp_path):

@@ -101,3 +101,26 @@ def test_what_is_done_is_explained(kept, pair):
     said = llm.speculative_stats.explain()
     assert said.startswith("A token alone takes ") and said.count(". ") <= 2 and "ms" in said
     assert "Every round verifies 5 draft nodes" in kept(pair, pair.draft(budget=5)).speculative_stats.explain()
+
+
+def test_what_was_learned_goes_on_elsewhere(kept, load, pair, plain, tmp_path):
+    llm = kept(pair, pair.draft())
+    text_of(llm, 200)
+    llm.save_tuned(tmp_path / "tuned")
+    learned = (tmp_path / "tuned").read_text()
+    again = load(pair, pair.draft(tuned=tmp_path / "tuned"))
+    assert again._memory.engine.learned().splitlines()[1].split()[:2] == learned.splitlines()[1].split()[:2] == ["drafter", "dflash"]
+    assert again._memory.engine.explain().startswith("A token alone takes ")  # no plain rounds to learn it
+    assert_same_text(plain, PROMPT, text_of(plain, 60), text_of(again, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("hello", "it begins with \"hello\""), ("llama-dflash-learned 1\ndrafter ngram 3", "damaged, or of other drafters"),
+     ("llama-dflash-learned 1\n", "it is of 0 drafters"), (None, "can't be read")],
+)
+def test_a_file_of_something_else_is_refused(load, pair, tmp_path, text, found):
+    if text is not None:
+        (tmp_path / "tuned").write_text(text)
+    with pytest.raises(ValueError, match=found):
+        load(pair, pair.draft(tuned=tmp_path / "tuned"))
