@@ -181,7 +181,7 @@ bool speculation::is_last(const lane & lane, llama_token token) const {
 void speculation::finish(lane & lane, bool early) {
     const std::vector<llama_token> tokens = lane.path_tokens();
     const std::vector<int32_t>     rows   = lane.path_rows();
-    drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0 });
+    drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0, true });
     n_walking -= 1;
     cut_short  = cut_short || early;
     try {

@@ -202,10 +202,11 @@ void text_predictor::learn(int32_t token) {
 // the tree
 //
 
-std::vector<predicted_node> text_predictor::grow(int32_t max_nodes, double least_path_prob, bool chain) const {
+std::vector<predicted_node> text_predictor::grow(int32_t max_nodes, int32_t max_depth, double least_path_prob, bool chain) const {
     struct open_node {
         double         path_prob;
         size_t         order; // of equals, those that were found first
+        int32_t        depth;
         predicted_node node;
 
         bool operator<(const open_node & other) const {
@@ -216,26 +217,26 @@ std::vector<predicted_node> text_predictor::grow(int32_t max_nodes, double least
     std::vector<place>             places;
     std::priority_queue<open_node> open;
     size_t n_found = 0;
-    const auto expand = [&](const place & at, int32_t parent, double path_prob) {
+    const auto expand = [&](const place & at, int32_t parent, int32_t depth, double path_prob) {
         for (const candidate & c : predict(at)) {
             if (path_prob*c.prob < least_path_prob) {
                 break;
             }
-            open.push({ path_prob*c.prob, n_found++, { c.token, parent, (float) c.prob } });
+            open.push({ path_prob*c.prob, n_found++, depth, { c.token, parent, (float) c.prob } });
             if (chain) {
                 break;
             }
         }
     };
-    expand(here, -1, 1.0);
+    expand(here, -1, 1, 1.0);
     while (!open.empty() && (int32_t) tree.size() < max_nodes) {
         const open_node best = open.top();
         open.pop();
         const int32_t parent = best.node.parent;
         tree  .push_back(best.node);
         places.push_back(after(parent < 0 ? here : places[parent], best.node.token));
-        if ((int32_t) tree.size() < max_nodes) {
-            expand(places.back(), (int32_t) tree.size() - 1, best.path_prob);
+        if ((int32_t) tree.size() < max_nodes && best.depth < max_depth) {
+            expand(places.back(), (int32_t) tree.size() - 1, best.depth + 1, best.path_prob);
         }
     }
     return tree;

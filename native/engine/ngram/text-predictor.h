@@ -35,9 +35,12 @@ public:
     int32_t token(size_t i) const { return own.token(i); }
     size_t  bytes()         const { return own.bytes(); }
 
+    // The other texts have grown, or are others.
+    void others_changed() { match_others_again(); }
+
     // The most probable continuations, parents first and in descending probability of their paths, none of which is under
-    // least_path_prob; with chain, of every node the best child alone.
-    std::vector<predicted_node> grow(int32_t max_nodes, double least_path_prob, bool chain) const;
+    // least_path_prob, or deeper than max_depth; with chain, of every node the best child alone.
+    std::vector<predicted_node> grow(int32_t max_nodes, int32_t max_depth, double least_path_prob, bool chain) const;
 
 private:
     // Where the text, or the text and a drafted path, stands in the indexes.
