@@ -7,13 +7,13 @@ static constexpr int32_t lengths[] = { 1, 2, 3, 4, 5, 6, 8, 11, 16, 24 };
 
 // What is believed before anything was seen, by kind, rank and length.
 static constexpr double prior[match_trust::n_kinds][2][10] = {
-    { { 0.20, 0.35, 0.45, 0.55, 0.60, 0.65, 0.72, 0.80, 0.88, 0.92 },
+    { { 0.25, 0.42, 0.55, 0.65, 0.70, 0.74, 0.80, 0.80, 0.88, 0.92 },
       { 0.10, 0.12, 0.15, 0.15, 0.15, 0.15, 0.15, 0.15, 0.15, 0.15 } },
     { { 0.40, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.88, 0.92 },
       { 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20, 0.20 } },
 };
 
-static constexpr double prior_weight = 6.0;  // tokens that the prior counts as
+static constexpr double prior_weight = 4.0;  // tokens that the prior counts as
 static constexpr double memory       = 40.0; // tokens after which what was seen counts 1/e
 
 match_trust::match_trust() {

@@ -12,9 +12,9 @@ static constexpr int32_t n_levels = 4;
 static constexpr int32_t n_next = 24;
 
 // An alignment ends after this many tokens in a row that differ; after one, the token is looked for this far on.
-static constexpr int32_t most_misses = 6;
+static constexpr int32_t most_misses = 3;
 static constexpr int32_t most_left_out = 4;
-static constexpr int32_t aligned_from = 3; // tokens that agree
+static constexpr int32_t aligned_from = 6; // tokens that agree
 
 text_predictor::text_predictor(texts others) : own(max_context), others(std::move(others)) {
     if (this->others.size() > max_others) {
