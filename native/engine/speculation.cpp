@@ -153,6 +153,7 @@ void speculation::choose() {
     int32_t n_nodes = (int32_t) (llama_n_ubatch(target) - round.size());
     if (is_auto() && drafted != 0) {
         n_nodes = std::min(n_nodes, budget().choose(proposed, drafts.seconds(), drafted));
+        drafted = n_nodes == 0 && budget().costs_nothing(drafts.seconds()) ? 0 : drafted;
     } else if (!is_auto()) {
         n_nodes = std::min(n_nodes, params.budget*(int32_t) round.size());
     }
