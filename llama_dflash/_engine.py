@@ -37,6 +37,10 @@ class _DrafterParams(ctypes.Structure):
             (name, ctypes.c_int32)
             for name in ("n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "flash_attn", "short_block")
         ),
+        ("corpus", ctypes.POINTER(ctypes.c_int32)),
+        ("corpus_sizes", ctypes.POINTER(ctypes.c_int32)),
+        ("n_corpus", ctypes.c_int32),
+        ("n_remembered", ctypes.c_int32),
     ]
 
 

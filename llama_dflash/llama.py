@@ -131,6 +131,7 @@ class Llama(llama_cpp.Llama):
         self._conversation = Conversation(Memory(self._ctx, self._new_checkpoints()))
 
     def _load_drafters(self, drafts: List[Draft], common: CommonSettings) -> None:
+        drafts = [draft.in_tokens(lambda text: self.tokenize(text, add_bos=False)) for draft in drafts]
         engine = Engine(self.ctx, drafts, common, n_gpu_layers=self.model_params.n_gpu_layers)
         self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
         self._memory.engine = engine

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="FILE.jsonl[:N]",
-        help='rows with a "prompt" or a "question", the first N of them; may be repeated',
+        help='rows with a "prompt" or a "question", the first N of them, or "edit", our own set; may be repeated',
     )
     add("--field", metavar="NAME", help="where a row has its text, if under another name")
     add("--style", choices=["raw", "chat"], help="default: chat for questions, raw for all else")

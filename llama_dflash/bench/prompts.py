@@ -11,6 +11,9 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from ..llama import Llama
 
+# the sets that ship with the package, and where a checkout has them
+SETS = (Path(__file__).parent / "prompt_sets", Path(__file__).parents[2] / "benchmarks" / "prompts")
+
 STYLES = {"prompt": "raw", "question": "chat"}  # what is done with a row that has this
 
 
@@ -24,10 +27,10 @@ class PromptSet:
 
 
 def read_prompts(spec: str, style: Optional[str] = None, field: Optional[str] = None) -> PromptSet:
-    """Reads FILE.jsonl or, for its first N rows, FILE.jsonl:N.
+    """Reads FILE.jsonl or, for its first N rows, FILE.jsonl:N; or a set that ships with the package, by its NAME or NAME:N.
 
     Args:
-        spec: FILE.jsonl or FILE.jsonl:N.
+        spec: FILE.jsonl, NAME, FILE.jsonl:N or NAME:N. A file goes before a set of the same name.
         style: "raw" or "chat"; None: chat for questions, raw for all else.
         field: Where a row has its text; None: `prompt` or `question`.
 
@@ -38,9 +41,12 @@ def read_prompts(spec: str, style: Optional[str] = None, field: Optional[str] = 
     if not (file and n.isdigit()):
         file, n = spec, ""
     try:
-        lines = [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        path = _file_of(file)
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
-        raise ValueError(f"--prompts {spec}: {error.strerror or error}") from None
+        known = ", ".join(sorted({path.stem for folder in SETS for path in folder.glob("*.jsonl")}))
+        hint = f"; sets that ship with the package: {known}" if known else ""
+        raise ValueError(f"--prompts {spec}: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"--prompts {spec}: {error}") from None
     rows = []
@@ -53,9 +59,18 @@ def read_prompts(spec: str, style: Optional[str] = None, field: Optional[str] = 
         raise ValueError(f"--prompts {spec}: it has no rows")
     for key in [field] if field else STYLES:
         if all(isinstance(row, dict) and isinstance(row.get(key), str) for row in rows):
-            return PromptSet(Path(file).stem, style or STYLES.get(key, "raw"), [row[key] for row in rows])
+            return PromptSet(path.stem, style or STYLES.get(key, "raw"), [row[key] for row in rows])
     expected = f'each with a "{field}" (a text)' if field else 'each with a "prompt" or each with a "question"'
     raise ValueError(f"--prompts {spec}: expected rows of JSON, {expected}")
+
+
+def _file_of(name: str) -> Path:
+    file = Path(name)
+    if not file.exists():
+        for shipped in (folder / f"{name}.jsonl" for folder in SETS):
+            if shipped.is_file():
+                return shipped
+    return file
 
 
 def asker(llm: Llama) -> Optional[Callable[[str], List[int]]]:

@@ -14,11 +14,14 @@ from ..gguf_file import architecture
 from .dflash import DFlashDraft
 from .draft import CommonSettings, Draft, common_settings
 from .file_draft import CACHE_TYPES, FileDraft, gguf_at
+from .ngram import NGramDraft
 
-__all__ = ["CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "FileDraft", "KINDS", "common_settings", "parse"]
+__all__ = [
+    "CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "FileDraft", "KINDS", "NGramDraft", "common_settings", "parse"
+]
 
 # A kind that takes files of any architecture comes last.
-KINDS: Tuple[Type[Draft], ...] = (DFlashDraft,)
+KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, NGramDraft)
 
 OneDraftModel = Union[str, "os.PathLike[str]", Draft]
 DraftModel = Union[OneDraftModel, List[OneDraftModel], LlamaDraftModel]  # or None

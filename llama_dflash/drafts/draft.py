@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, Optional, Sequence, Union
+from typing import Any, Callable, ClassVar, Dict, List, Optional, Sequence, Union
 
 
 class Draft:
@@ -53,6 +53,14 @@ class Draft:
 
         Raises:
             ValueError: If a file is missing, or of no use with any target.
+        """
+        return self
+
+    def in_tokens(self, tokenize: Callable[[bytes], List[int]]) -> Draft:
+        """Itself, or the same with tokens of the target in place of texts. Called once the target is loaded.
+
+        Args:
+            tokenize: Makes tokens of UTF-8 bytes; none is added, none of them is special.
         """
         return self
 

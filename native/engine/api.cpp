@@ -53,7 +53,7 @@ llama_dflash_params llama_dflash_default_params(void) {
 }
 
 llama_dflash_drafter_params llama_dflash_default_drafter_params(void) {
-    return { "dflash", "", 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0 };
+    return { "dflash", "", 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0, nullptr, nullptr, 0, 0 };
 }
 
 static void check_params(const llama_context * target, const llama_dflash_params & params) {
@@ -141,7 +141,7 @@ int32_t llama_dflash_observe(
     return guarded(-1, [&] {
         std::vector<int32_t> rows(n_tokens);
         std::iota(rows.begin(), rows.end(), first_row);
-        engine->drafts.observe({ engine->lane_of(lane).id, pos, tokens, rows.data(), n_tokens, n_after });
+        engine->drafts.observe({ engine->lane_of(lane).id, pos, tokens, rows.data(), n_tokens, n_after, false });
         return 0;
     });
 }

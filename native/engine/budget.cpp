@@ -134,6 +134,11 @@ static constexpr double  only_just   = 0.85;
 static constexpr double worthwhile       = 1.08;
 static constexpr double worthwhile_proof = 1.02;
 
+// a drafter whose drafts take less than this part of a plain round costs nothing, and has to be on trial for its verified trees
+// alone: these must promise at least so much
+static constexpr double free_of_charge  = 0.02;
+static constexpr double worthwhile_free = 1.04;
+
 // a plain round now and then keeps its cost known as the context grows
 static constexpr int32_t plain_every = 64;
 
@@ -205,10 +210,18 @@ double auto_budget::usual_speed(drafter_set set) const {
     return found == trials.end() ? 0.0 : found->second.promise.get();
 }
 
+bool auto_budget::costs_nothing(double draft_seconds) const {
+    return plain.get() > 0.0 && draft_seconds <= free_of_charge*plain.get();
+}
+
 int32_t auto_budget::choose(const std::vector<draft_tree *> & trees, double draft_seconds, drafter_set set) {
     last_set           = set;
     last_draft_seconds = draft_seconds;
     last_choice        = best_size(trees, draft_seconds);
+    if (costs_nothing(draft_seconds) && last_choice.rate*plain.get() < worthwhile_free*trees.size()) {
+        last_choice = { 0, (double) trees.size(), plain_speed()*trees.size() };
+        return 0;
+    }
     trials[set].promise.add(last_choice.rate*plain.get()/trees.size());
     return last_choice.n_nodes;
 }
@@ -258,7 +271,7 @@ void auto_budget::record_draft(const std::vector<draft_tree *> & trees, int32_t 
     adjust_reach(trial, trees);
 
     trial.left -= 1;
-    const bool hopeless   = trial.left <= 0 && trial.promise.get() < worthwhile;
+    const bool hopeless   = trial.left <= 0 && !costs_nothing(draft_seconds) && trial.promise.get() < worthwhile;
     const bool proven     = trial.tokens.samples() >= proof_rounds;
     const bool broke_word = proven && trial.tokens.get()*plain.get() < worthwhile_proof*trial.seconds.get();
     if (hopeless || broke_word) {

@@ -81,6 +81,9 @@ public:
     // Tokens per second of a lane, plainly; 0 before any was measured.
     double plain_speed() const { return plain.get() > 0.0 ? 1/plain.get() : 0.0; }
 
+    // Drafts that take so little may be had in every round: one of which no node is chosen counts as plain.
+    bool costs_nothing(double draft_seconds) const;
+
     // In two sentences, what is done and why.
     std::string explain() const;
 

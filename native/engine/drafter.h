@@ -29,6 +29,7 @@ struct evaluated_tokens {
     const int32_t     * rows;    // [n] where in the decode's batch they were
     int32_t             n;
     int32_t             n_after; // so many more of this lane are about to follow
+    bool                sampled; // in a round, by the target; else it was given them
 };
 
 struct draft_request {

@@ -5,9 +5,6 @@
 #include <algorithm>
 #include <numeric>
 
-// a drafter whose drafts take less than this part of a plain round costs nothing
-static constexpr double free_of_charge = 0.02;
-
 drafting::drafting(std::vector<std::unique_ptr<drafter>> drafters, int32_t n_lanes, bool calibrated) :
         order(drafters.size()), calibrated(calibrated) {
     for (auto & drafter : drafters) {
@@ -117,7 +114,7 @@ void drafting::ask(size_t i, const std::vector<draft_request> & requests, auto_b
     if (!answer.trees.empty()) {
         expected_seconds += drafter.usual_seconds();
         const bool found = std::any_of(answer.trees.begin(), answer.trees.end(), [](const draft_tree & tree) { return tree.n_nodes() > 1; });
-        if (found || budget == nullptr || expected_seconds*budget->plain_speed() > free_of_charge) {
+        if (found || budget == nullptr || !budget->costs_nothing(expected_seconds)) {
             asked |= drafter_set(1) << i;
         }
         answers.push_back(std::move(answer));

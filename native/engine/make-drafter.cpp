@@ -3,9 +3,11 @@
 #include "dflash/dflash-drafter.h"
 #include "fit.h"
 #include "model-file.h"
+#include "ngram/ngram-drafter.h"
 #include "speculation.h"
 
 #include <string>
+#include <vector>
 
 static drafter_params settings(
         const llama_context * target, const llama_dflash_drafter_params & drafter, const llama_dflash_params & params) {
@@ -17,15 +19,35 @@ static drafter_params settings(
     };
 }
 
+static std::vector<std::vector<llama_token>> corpus_of(const llama_context * target, const llama_dflash_drafter_params & drafter) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
+    std::vector<std::vector<llama_token>> res;
+    const llama_token * next = drafter.corpus;
+    for (int32_t i = 0; i < drafter.n_corpus; ++i) {
+        res.emplace_back(next, next + drafter.corpus_sizes[i]);
+        next += drafter.corpus_sizes[i];
+        for (const llama_token token : res.back()) {
+            if (token < 0 || token >= n_vocab) {
+                refuse("text " + std::to_string(i) + " of the n-gram drafter's corpus holds token " + std::to_string(token) +
+                        ", the vocabulary has 0 to " + std::to_string(n_vocab - 1));
+            }
+        }
+    }
+    return res;
+}
+
 std::unique_ptr<drafter> make_drafter(
         llama_context * target, const llama_dflash_drafter_params & drafter, const llama_dflash_params & params) {
+    refuse_misfits("a drafter", target_misfits(target));
+    const std::string kind = drafter.kind;
+    if (kind == "ngram") {
+        return std::make_unique<ngram_drafter>(params.n_lanes, corpus_of(target, drafter), drafter.n_remembered);
+    }
     if (drafter.n_context < 1) {
         refuse("the drafter's context is " + std::to_string(drafter.n_context) + ", expected at least 1 position");
     }
-    refuse_misfits("a drafter", target_misfits(target));
-    const std::string kind = drafter.kind;
     if (kind == "dflash") {
         return std::make_unique<dflash_drafter>(target, drafter.path, settings(target, drafter, params));
     }
-    refuse("there is no kind of drafter \"" + kind + "\", expected \"dflash\"");
+    refuse("there is no kind of drafter \"" + kind + "\", expected \"dflash\" or \"ngram\"");
 }

@@ -154,6 +154,7 @@ void speculation::choose() {
     int32_t n_nodes = (int32_t) (llama_n_ubatch(target) - round.size());
     if (is_auto() && drafted != 0) {
         n_nodes = std::min(n_nodes, budget().choose(proposed, drafts.seconds(), drafted));
+        drafted = n_nodes == 0 && budget().costs_nothing(drafts.seconds()) ? 0 : drafted;
     } else if (!is_auto()) {
         n_nodes = std::min(n_nodes, params.budget*(int32_t) round.size());
     }
@@ -182,7 +183,7 @@ bool speculation::is_last(const lane & lane, llama_token token) const {
 void speculation::finish(lane & lane, bool early) {
     const std::vector<llama_token> tokens = lane.path_tokens();
     const std::vector<int32_t>     rows   = lane.path_rows();
-    drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0 });
+    drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0, true });
     n_walking -= 1;
     cut_short  = cut_short || early;
     try {

@@ -39,6 +39,11 @@ def test_the_schema_of_results_is_there(names):
 
 
 @pytest.mark.parametrize("names", [installed_names, wheel_names], ids=["installed", "wheel"])
+def test_the_prompt_sets_are_there(names):
+    assert "llama_dflash/bench/prompt_sets/edit.jsonl" in names()
+
+
+@pytest.mark.parametrize("names", [installed_names, wheel_names], ids=["installed", "wheel"])
 def test_libraries_are_there_once_each(names):
     libraries = [Path(n).name for n in names() if n.startswith("llama_dflash/lib/")]
     stems = [name.split(".")[0] for name in libraries]

@@ -146,3 +146,86 @@ def test_on_a_device_it_keeps_to_a_few_sizes_and_to_whole_blocks(simulate, cost,
     sizes, fewest = {int(size) for size in simulate.sizes}, int(simulate.fewest)
     assert sizes <= {1, 2, 4, 8, 12, 16, 23, 32, 48, 64} and fewest == 15 and drafted > 0
     assert speed > 0.9 * simulate(*cost, *drafter, noisy=True)[0]
+
+
+# reads: rounds rounds_of_a_stretch seconds_of_one seconds_per_node draft_seconds p_good p_poor; stretches take turns, and
+# the drafter knows its chances. Writes: tokens seconds drafted_rounds_in_poor_stretches
+STRETCHES = r"""
+#include "budget.h"
+#include <cmath>
+#include <cstdio>
+#include <random>
+
+int main() {
+    int rounds, stretch;
+    double one, per_node, draft, good, poor;
+    while (scanf("%d %d %lf %lf %lf %lf %lf", &rounds, &stretch, &one, &per_node, &draft, &good, &poor) == 7) {
+        std::mt19937 rng(1);
+        std::uniform_real_distribution<double> uniform(0, 1);
+        auto_budget budget;
+        long tokens = 0, drafted_poorly = 0;
+        double seconds = 0;
+        for (int r = 0; r < rounds; ++r) {
+            const bool   is_good = r/stretch % 2 == 1;
+            const double chance  = is_good ? good : poor;
+            bool       wanted = budget.wants_draft();
+            draft_tree tree   = build_tree(0, std::vector<position_candidates>(wanted ? 15 : 0, { { 1 }, { (float) std::log(chance) } }), 63, false);
+            if (wanted) {
+                const int n_nodes = budget.choose({ &tree }, draft);
+                tree.truncate(n_nodes);
+                wanted = n_nodes > 0 || !budget.costs_nothing(draft);
+            }
+            int node = 0, sampled = 0;
+            while (node >= 0) {
+                sampled += 1;
+                node = tree.child(node, uniform(rng) < chance ? 1 : 2);
+            }
+            const double verify = (one + per_node*(tree.n_nodes() - 1))*(0.95 + 0.1*uniform(rng));
+            if (wanted) {
+                budget.record_draft({ &tree }, sampled, draft, verify, draft + verify);
+                drafted_poorly += !is_good;
+            } else {
+                budget.record_plain(1, verify, draft + verify);
+            }
+            tokens  += sampled;
+            seconds += draft + verify;
+        }
+        printf("%ld %.9g %ld\n", tokens, seconds, drafted_poorly);
+        fflush(stdout);
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def in_stretches(compile_program):
+    process = compile_program(STRETCHES, "budget.cpp", "tree/best-nodes.cpp", "tree/draft-tree.cpp")
+
+    def run(rounds, stretch, one, per_node, draft, good, poor):
+        process.stdin.write(f"{rounds} {stretch} {one} {per_node} {draft} {good} {poor}\n")
+        process.stdin.flush()
+        tokens, seconds, drafted_poorly = process.stdout.readline().split()
+        return int(tokens) * one / float(seconds), int(drafted_poorly)
+
+    return run
+
+
+@pytest.mark.parametrize("per_node", [0.5e-3, 1.5e-3])
+def test_a_drafter_that_costs_nothing_is_ready_for_the_next_good_stretch(in_stretches, per_node):
+    """However long its drafts were poor before: it need not rest, as it says itself what they are worth."""
+    only_good, _ = in_stretches(2000, 1, 10e-3, per_node, 20e-6, 0.95, 0.95)
+    speed, drafted_poorly = in_stretches(2000, 100, 10e-3, per_node, 20e-6, 0.95, 0.05)
+    # half of the rounds are plain, and take one/seconds of a good one
+    tokens_a_round = speed_of_rounds(only_good, per_node)
+    assert speed > 0.9 * tokens_a_round and drafted_poorly < 20
+
+
+def speed_of_rounds(only_good, per_node):
+    """Of as many plain rounds as good ones, where a good one verifies a chain of 15: in units of plain decoding."""
+    seconds = 1 + 15 * per_node / 10e-3
+    return (only_good * seconds + 1) / (seconds + 1)
+
+
+def test_drafts_that_cost_nothing_and_are_poor_lose_nothing(in_stretches):
+    for poor in (0.02, 0.1, 0.2, 0.3):
+        assert in_stretches(600, 1000, 10e-3, 4e-3, 20e-6, 0.9, poor)[0] > 0.985
