@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pytest
 
-# reads: n_vocab n_requests, then of each: depth width n_nodes chain, then [depth][n_vocab][n_vocab] log-probabilities after
+# reads: n_vocab n_requests, then of each: depth width n_nodes chain spine, then [depth][n_vocab][n_vocab] log-probabilities after
 # each token. Writes of every tree its nodes, and as the last item how many parents of each request were asked for at each depth
 PROGRAM = r"""
 #include "tree/beam.h"
@@ -61,9 +61,9 @@ int main() {
         scores.n_vocab = n_vocab;
         std::vector<beam_request> requests;
         for (int r = 0; r < n_requests; ++r) {
-            int depth, width, n_nodes, chain;
-            if (scanf("%d %d %d %d", &depth, &width, &n_nodes, &chain) != 4) { return 1; }
-            requests.push_back({ 0, depth, width, n_nodes, chain != 0 });
+            int depth, width, n_nodes, chain, spine;
+            if (scanf("%d %d %d %d %d", &depth, &width, &n_nodes, &chain, &spine) != 5) { return 1; }
+            requests.push_back({ 0, depth, width, n_nodes, chain != 0, spine != 0 });
             scores.logprobs.emplace_back((size_t) depth*n_vocab*n_vocab);
             for (float & x : scores.logprobs.back()) { x = (float) number(); }
         }
@@ -93,10 +93,10 @@ def grow(compile_program):
     process = compile_program(PROGRAM, "tree/beam.cpp", "tree/draft-tree.cpp")
 
     def run(*requests):
-        """Each: (logprobs [depth, parent, token], width, n_nodes, chain). Trees, and parents [depths, requests]."""
+        """Each: (logprobs [depth, parent, token], width, n_nodes, chain, spine). Trees, and parents [depths, requests]."""
         words = [requests[0][0].shape[1], len(requests)]
-        for logprobs, width, n_nodes, chain in requests:
-            words += [len(logprobs), width, n_nodes, int(chain), *(repr(float(x)) for x in logprobs.ravel())]
+        for logprobs, width, n_nodes, chain, spine in requests:
+            words += [len(logprobs), width, n_nodes, int(chain), int(spine), *(repr(float(x)) for x in logprobs.ravel())]
         process.stdin.write(" ".join(map(str, words)) + "\n")
         process.stdin.flush()
         *trees, asked = json.loads(process.stdout.readline())
@@ -105,13 +105,23 @@ def grow(compile_program):
     return run
 
 
-def written_out(logprobs, width, n_nodes, chain):
-    """{path: log-probability of its last token}: the best n_nodes of all that a beam of this width finds."""
+def written_out(logprobs, width, n_nodes, chain, spine):
+    """The paths of the best n_nodes of all that a beam of this width finds."""
     found = {(): 0.0}
     level = [()]
+    kept = [()]
+    if spine and n_nodes >= len(logprobs):
+        for position in logprobs:
+            kept.append((*kept[-1], int(position[kept[-1][-1] if kept[-1] else 0].argmax())))
+
+    def best():
+        order = sorted(found, key=lambda path: (-found[path], len(path)))
+        there = [path for path in kept if path in found]
+        others = [path for path in order if path not in there][: n_nodes + 1 - len(there)]
+        return [path for path in order if path in there or path in others]
+
     for position in logprobs:
-        best = sorted(found, key=lambda path: (-found[path], len(path)))[: n_nodes + 1]
-        level = [path for path in best if path in level][:width]
+        level = sorted((path for path in best() if path in level), key=lambda path: path not in kept[1:])[:width]
         level_scores = {
             (*path, int(token)): found[path] + float(position[path[-1] if path else 0, token])
             for path in level
@@ -119,8 +129,7 @@ def written_out(logprobs, width, n_nodes, chain):
         }
         found.update(level_scores)
         level = list(level_scores)
-    best = sorted(found, key=lambda path: (-found[path], len(path)))[: n_nodes + 1]
-    return {path: found[path] for path in best}
+    return best()
 
 
 def paths(tree):
@@ -131,7 +140,7 @@ def paths(tree):
 
 
 REQUESTS = st.lists(
-    st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 30), st.booleans(), st.integers(0, 10**6)), min_size=1, max_size=4
+    st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 30), st.booleans(), st.booleans(), st.integers(0, 10**6)), min_size=1, max_size=4
 )
 
 
@@ -143,7 +152,7 @@ def table(depth, seed, n_vocab=5):
 @settings(max_examples=200, deadline=None)
 @given(requests=REQUESTS)
 def test_trees_of_several_lanes_are_those_of_the_search_of_each_alone(grow, requests):
-    given_ = [(table(depth, seed), width, n_nodes, chain) for depth, width, n_nodes, chain, seed in requests]
+    given_ = [(table(depth, seed), *others) for depth, *others, seed in requests]
     trees, asked = grow(*given_)
     for tree, request in zip(trees, given_):
         assert set(paths(tree)) == set(written_out(*request))
@@ -157,13 +166,21 @@ def test_a_narrow_beam_expands_the_best_node_alone(grow):
     logprobs[0, 0] = np.log([0.1, 0.5, 0.4])
     logprobs[1, 1] = np.log([0.3, 0.3, 0.4])
     logprobs[1, 2] = np.log([0.9, 0.05, 0.05])
-    (narrow,), asked = grow((logprobs, 1, 4, False))
+    (narrow,), asked = grow((logprobs, 1, 4, False, False))
     assert asked == [[1], [1]] and paths(narrow) == [(), (1,), (2,), (1, 2), (1, 0)]
-    (wide,), asked = grow((logprobs, 2, 4, False))
+    (wide,), asked = grow((logprobs, 2, 4, False, False))
     assert asked == [[1], [2]] and paths(wide) == [(), (1,), (2,), (2, 0), (1, 2)]
 
 
 def test_a_lane_without_room_gets_its_root(grow):
     logprobs = np.full((2, 2, 2), math.log(0.5), dtype=np.float32)
-    trees, asked = grow((logprobs, 3, 0, False), (logprobs, 3, 2, False))
+    trees, asked = grow((logprobs, 3, 0, False, False), (logprobs, 3, 2, False, False))
     assert trees[0] == [[0, -1, 0, 0]] and len(trees[1]) == 3 and asked[0] == [0, 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(depth=st.integers(1, 4), width=st.integers(1, 4), more=st.integers(0, 6), seed=st.integers(0, 10**6))
+def test_a_tree_with_a_spine_has_the_chain_of_its_depth(grow, depth, width, more, seed):
+    logprobs = table(depth, seed)
+    (tree, chain), _ = grow((logprobs, width, depth + more, False, True), (logprobs, 1, depth, True, False))
+    assert set(paths(chain)) <= set(paths(tree)) and len(tree) <= depth + more + 1

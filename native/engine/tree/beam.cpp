@@ -11,12 +11,13 @@ struct beam_node {
     llama_token token;
     int32_t     parent;
     int32_t     depth;
+    bool        on_spine;
     int32_t     asked = -1; // which of its depth's parents it was, if its children were asked for
 };
 
 class beam {
 public:
-    explicit beam(const beam_request & request) : request(request), nodes({ { 0.0, 0.0f, request.root, -1, 0 } }), chosen({ 0 }) {}
+    explicit beam(const beam_request & request) : request(request), nodes({ { 0.0, 0.0f, request.root, -1, 0, true } }), chosen({ 0 }) {}
 
     // Appends the nodes at depth - 1 that are worth to be expanded, and takes note where they are in `asked`.
     void ask(int32_t depth, int32_t id, std::vector<beam_parent> & asked) {
@@ -25,10 +26,14 @@ public:
             return;
         }
         for (const int32_t i : chosen) { // they are in descending score
-            if (nodes[i].depth == depth - 1 && (int32_t) parents.size() < std::max(request.width, 1)) {
+            if (nodes[i].depth == depth - 1) {
                 parents.push_back(i);
             }
         }
+        if (keeps_spine()) {
+            std::stable_partition(parents.begin(), parents.end(), [&](int32_t i) { return nodes[i].on_spine; });
+        }
+        parents.resize(std::min(parents.size(), (size_t) std::max(request.width, 1)));
         for (const int32_t i : parents) {
             nodes[i].asked = (int32_t) asked.size();
             asked.push_back({ id, nodes[i].token, nodes[i].parent < 0 ? -1 : nodes[nodes[i].parent].asked });
@@ -43,12 +48,10 @@ public:
             for (size_t c = 0; c < n; ++c) {
                 const float logprob = std::min(found.logprobs[c], 0.0f);
                 chosen.push_back((int32_t) nodes.size());
-                nodes.push_back({ nodes[parent].score + logprob, logprob, found.tokens[c], parent, depth });
+                nodes.push_back({ nodes[parent].score + logprob, logprob, found.tokens[c], parent, depth, nodes[parent].on_spine && c == 0 });
             }
         }
-        // stable: of equal ones the parent stays before its child
-        std::stable_sort(chosen.begin(), chosen.end(), [&](int32_t a, int32_t b) { return nodes[a].score > nodes[b].score; });
-        chosen.resize(std::min(chosen.size(), (size_t) request.n_nodes + 1));
+        keep_best();
     }
 
     draft_tree tree() const {
@@ -67,6 +70,17 @@ public:
     }
 
 private:
+    bool keeps_spine() const { return request.spine && request.n_nodes >= request.depth; }
+
+    void keep_best() {
+        // stable: of equal ones the parent stays before its child
+        std::stable_sort(chosen.begin(), chosen.end(), [&](int32_t a, int32_t b) { return nodes[a].score > nodes[b].score; });
+        const auto    is_kept = [&](int32_t i) { return keeps_spine() && nodes[i].on_spine; };
+        const int32_t n_spine = (int32_t) std::count_if(chosen.begin(), chosen.end(), is_kept);
+        int32_t room = request.n_nodes + 1 - n_spine; // of the others
+        chosen.erase(std::remove_if(chosen.begin(), chosen.end(), [&](int32_t i) { return !is_kept(i) && room-- <= 0; }), chosen.end());
+    }
+
     beam_request           request;
     std::vector<beam_node> nodes;   // all that were found, parents before children
     std::vector<int32_t>   chosen;  // the best of these, the best first

@@ -3,6 +3,9 @@
 //
 // EAGLE-2 (arXiv 2406.16858, section 4): a node is as good as the product of the probabilities on its way. At each depth the
 // best `width` nodes are expanded; of all nodes that were found, expanded or not, the best `n_nodes` make the tree.
+//
+// With a spine such a tree is never accepted for less than the chain of the same depth, however little a drafter's
+// probabilities say about what a target takes: at temperature 0 a best token of probability 0.3 may always be right.
 #pragma once
 
 #include "tree/draft-tree.h"
@@ -17,6 +20,7 @@ struct beam_request {
     int32_t     width;   // nodes of a depth that are expanded, at most
     int32_t     n_nodes; // beside the root, at most
     bool        chain;   // no node has two children
+    bool        spine;   // keep the chain of best tokens whatever its probability, if n_nodes is at least its length
 };
 
 // A node whose children are asked for.
@@ -36,6 +40,7 @@ public:
     virtual std::vector<position_candidates> children(int32_t depth, const std::vector<beam_parent> & parents, int32_t k) = 0;
 };
 
-// A tree for every request, its nodes in descending path probability. Where no width is in the way they are the n_nodes best
-// ones of all: a path is never more probable than its beginning, so that a node's parent is among the best where the node is.
+// A tree for every request, its nodes in descending path probability. Where no width and no spine is in the way they are the
+// n_nodes best ones of all: a path is never more probable than its beginning, so that a node's parent is among the best where
+// the node is.
 std::vector<draft_tree> grow_beams(const std::vector<beam_request> & requests, beam_scores & scores);
