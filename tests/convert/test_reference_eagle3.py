@@ -17,11 +17,12 @@ sys.path.append(str(Path(__file__).parents[1] / "fixtures" / "reference_drafters
 from fixture import FOLDER_EAGLE3, fixtures  # noqa: E402
 from targets import TARGETS  # noqa: E402
 
-from llama_dflash import convert  # noqa: E402
+from following import draft, draft_on, follow, paths_of, rounds_after  # noqa: E402
+from llama_dflash import Eagle3Draft, Llama, convert  # noqa: E402
 
 import llama_cpp as lib  # noqa: E402  # after llama_dflash, which says where it comes from
 
-F32, N_CTX = 0, 640
+F32, N_CTX, N_VOCAB = 0, 640, 96
 TOLERANCE = 1e-3  # of log-probabilities
 FIXTURES = fixtures(FOLDER_EAGLE3)
 ENCODE, DECODE = 0, 1
@@ -178,7 +179,7 @@ def load(fixture, file, folder):
 def differences(fixture, file, folder):
     """The largest difference in log-probability of every round, over its chain's positions and its nodes."""
     target, head = load(fixture, file, folder)
-    unknown = np.setdiff1d(np.arange(TARGETS_VOCAB), fixture.ids)
+    unknown = np.setdiff1d(np.arange(N_VOCAB), fixture.ids)
     for stored in fixture.rounds:
         round = Round(head, target, fixture.tokens, stored.n_past)
         chain = tuple(stored.chain.tolist())
@@ -191,9 +192,6 @@ def differences(fixture, file, folder):
         )
     head.close()
     target.close()
-
-
-TARGETS_VOCAB = 96
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda fixture: fixture.name)
@@ -225,3 +223,122 @@ def test_a_setting_changes_what_is_drafted(name, key, value, target_files, tmp_p
         settings = settings[part]
     settings[last] = value
     assert max(differences(fixture, target_files[fixture.target], tmp_path)) > 5 * TOLERANCE
+
+
+# ---------------------------------------------------------------- the drafter's trees
+
+DEPTH = 5  # of the fixtures' chains
+
+
+def expected_tree(fixture, round, budget):
+    """{path: log-probability}: the chain of best tokens, and for what is left of the budget the best nodes."""
+    chain = [tuple(round.chain[: i + 1].tolist()) for i in range(DEPTH)]
+    where = {token: i for i, token in enumerate(fixture.ids.tolist())}
+    nodes = {path: float(round.logprobs[i, where[path[-1]]]) for i, path in enumerate(chain)}
+    for path, logprob in round.paths(64).items():
+        if len(nodes) < budget:
+            nodes.setdefault(path, logprob)
+    return nodes
+
+
+def assert_is_expected(tree, fixture, round, budget):
+    found, expected = paths_of(tree), expected_tree(fixture, round, budget)
+    assert set(found) == set(expected)
+    assert max(abs(found[path] - expected[path]) for path in found) <= TOLERANCE
+
+
+class Drafting:
+    def __init__(self, fixture, file, folder):
+        self.file = file
+        self.path = convert.convert(fixture.write_checkpoint(folder / "checkpoint"), file, folder / "head.gguf", type="f32")
+
+    def load(self, budget, **settings):
+        exact = dict(type_k=F32, type_v=F32, flash_attn=False)
+        draft = Eagle3Draft(self.path, budget=budget, depth=DEPTH, width=64, context=N_CTX, **{**exact, **settings})
+        return Llama(
+            str(self.file), draft_model=draft, n_ctx=N_CTX, n_batch=512, n_threads=1, n_threads_batch=1, verbose=False, **exact
+        )
+
+
+SOME = [
+    "eagle3",
+    "eagle3 smaller than its target",
+    "eagle3 qwen35 target",
+    "specforge eagle3 fc_norm",
+    "speculators eagle3 layers",
+    "speculators eagle3 of version 3.1",
+    "speculators eagle3 two of its own",
+]
+
+
+@pytest.fixture(scope="module", params=SOME)
+def drafting(request, target_files, tmp_path_factory):
+    (fixture,) = [fixture for fixture in FIXTURES if fixture.name == request.param]
+    return fixture, Drafting(fixture, target_files[fixture.target], tmp_path_factory.mktemp("head"))
+
+
+def test_trees_of_rounds_that_follow_each_other_are_those_of_the_reference(drafting):
+    """After each round the drafter keeps what it needs, and nothing of the tokens that were not accepted."""
+    fixture, head = drafting
+    llm, lengths = head.load(22), set()
+    for start in fixture.starts:
+        for round, tree in follow(llm, fixture, start):
+            if tree is not None:
+                assert_is_expected(tree, fixture, round, 22)
+                lengths.add(len(tree.path) - 1)
+    assert len(lengths) > 2
+    llm.close()
+
+
+@pytest.mark.parametrize("device_outputs", [False, True])
+def test_a_tree_of_all_stored_nodes_is_that_of_the_reference(drafting, device_outputs):
+    fixture, head = drafting
+    llm = head.load(64, device_outputs=device_outputs)
+    for start in fixture.starts:
+        round = rounds_after(fixture, start)[-1]
+        assert_is_expected(draft(llm, fixture, round), fixture, round, 64)
+    llm.close()
+
+
+def test_a_chain_is_that_of_the_reference(drafting):
+    fixture, head = drafting
+    llm = head.load(DEPTH, mode="chain")
+    for start in fixture.starts:
+        round = rounds_after(fixture, start)[-1]
+        tree = draft(llm, fixture, round)
+        assert list(tree.tokens[1:]) == round.chain.tolist() and list(tree.parents) == list(range(-1, DEPTH))
+    llm.close()
+
+
+@pytest.mark.parametrize("places", [(30, 20), (39, 30), (40, 39), (12, 1), (3, 0)], ids=str)
+def test_a_text_that_was_cut_back_is_drafted_on_as_the_reference_does(drafting, places):
+    """With other tokens and drafts after them in between."""
+    fixture, head = drafting
+    llm = head.load(22)
+    round = rounds_after(fixture, fixture.starts[1])[0]
+    llm.eval(fixture.tokens[: round.n_past])
+    assert_is_expected(draft_on(llm, fixture.tokens[round.n_past]), fixture, round, 22)
+    for place, other in zip(places, ([7, 8, 9], [5])):
+        llm.n_tokens = place
+        llm.eval(other)
+        draft_on(llm, 11)
+    llm.n_tokens = places[1]
+    llm.eval(fixture.tokens[places[1] : round.n_past])
+    assert_is_expected(draft_on(llm, fixture.tokens[round.n_past]), fixture, round, 22)
+    llm.close()
+
+
+def test_a_state_that_was_loaded_is_drafted_on_as_the_reference_does(drafting):
+    fixture, head = drafting
+    llm, other = head.load(22), head.load(22)
+    round = rounds_after(fixture, fixture.starts[1])[0]
+    llm.eval(fixture.tokens[: round.n_past - 2])
+    draft_on(llm, 11)
+    state = llm.save_state()
+    for again in (llm, other):
+        again.reset()
+        again.eval([1, 2, 3])
+        again.load_state(state)
+        again.eval(fixture.tokens[round.n_past - 2 : round.n_past])
+        assert_is_expected(draft_on(again, fixture.tokens[round.n_past]), fixture, round, 22)
+        again.close()

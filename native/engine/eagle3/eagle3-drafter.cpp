@@ -15,6 +15,7 @@
 static constexpr int32_t pairs_at_once = 128; // that are decoded: there is room for a row of logits for each
 static constexpr int32_t fused_at_once = 32;  // positions, for the same reason
 static constexpr int32_t most_waiting  = 512; // positions of a lane, whose features are wide
+static constexpr size_t  most_saved    = 64;  // of the newest positions' states: a text that is loaded may be cut back by so much
 
 //
 // loading
@@ -144,11 +145,13 @@ void eagle3_drafter::fuse(const std::vector<int32_t> & some) {
 }
 
 void eagle3_drafter::fuse_some(const std::vector<const float *> & rows, float * out) {
+    // positions do not matter, but have to be those that might follow what is in memory
+    llama_pos pos = llama_memory_seq_pos_max(llama_get_memory(beams->get()), 0) + 1;
     llama_batch_ext_clear(batch.get());
-    for (size_t i = 0; i < rows.size(); ++i) {
-        const int32_t   index = llama_batch_ext_add_embd(batch.get(), 0, { rows[i], 1, width });
-        const llama_pos pos   = (llama_pos) i; // which do not matter
+    for (const float * row : rows) {
+        const int32_t index = llama_batch_ext_add_embd(batch.get(), 0, { row, 1, width });
         llama_batch_ext_set_pos(batch.get(), index, &pos);
+        pos += 1;
         llama_batch_ext_set_output_embd(batch.get(), index, true);
     }
     const int32_t ret = llama_process(beams->get(), LLAMA_PROCESS_TYPE_ENCODE, batch.get());
@@ -250,28 +253,29 @@ struct state_head {
     llama_pos paired_from;
     int32_t   n_tokens;
     int32_t   n_paired;
-    int32_t   n_fused; // 1, or 0 where nothing is known
+    int32_t   n_fused;
 };
 }
 
 size_t eagle3_drafter::save_size(int32_t lane) {
     fuse({ lane });
     const lane_text & text = lanes[lane];
-    const size_t n_fused = text.fused.empty() ? 0 : n_embd;
-    return sizeof(state_head) + (text.tokens.size() + text.paired.size())*sizeof(llama_token) + n_fused*sizeof(float) + beams->save_size(lane);
+    return sizeof(state_head) + (text.tokens.size() + text.paired.size())*sizeof(llama_token) +
+            std::min(text.fused.size(), most_saved*n_embd)*sizeof(float) + beams->save_size(lane);
 }
 
 void eagle3_drafter::save(int32_t lane, uint8_t * out) {
     const uint8_t * const end = out + save_size(lane);
     const lane_text & text = lanes[lane];
     const state_head head = {
-        text.begin, text.paired_from, (int32_t) text.tokens.size(), (int32_t) text.paired.size(), text.fused.empty() ? 0 : 1,
+        text.begin, text.paired_from, (int32_t) text.tokens.size(), (int32_t) text.paired.size(),
+        (int32_t) std::min(text.fused.size()/n_embd, most_saved),
     };
     const auto put = [&](const void * from, size_t n) { out = (uint8_t *) memcpy(out, from, n) + n; };
     put(&head, sizeof(head));
     put(text.tokens.data(), text.tokens.size()*sizeof(llama_token));
     put(text.paired.data(), text.paired.size()*sizeof(llama_token));
-    put(text.fused.data() + text.fused.size() - head.n_fused*n_embd, head.n_fused*n_embd*sizeof(float)); // that of the text's end
+    put(text.fused.data() + text.fused.size() - head.n_fused*n_embd, head.n_fused*n_embd*sizeof(float));
     beams->save(lane, out, end - out);
 }
 
@@ -287,7 +291,7 @@ void eagle3_drafter::load(int32_t lane, const uint8_t * data, size_t size) {
     };
     state_head head = {};
     take(&head, sizeof(head));
-    const bool sane = head.begin >= 0 && head.n_tokens >= 0 && head.n_paired >= 0 && (head.n_fused == 0 || head.n_fused == 1) &&
+    const bool sane = head.begin >= 0 && head.n_tokens >= 0 && head.n_paired >= 0 && head.n_fused >= 0 &&
             (size_t) head.n_tokens + head.n_paired <= size && head.n_fused <= head.n_tokens;
     lane_text text;
     text.begin       = head.begin;
