@@ -10,10 +10,13 @@ from . import _library
 
 _library.load()  # before anything imports llama_cpp
 
-from .drafts import DFlashDraft, NGramDraft  # noqa: E402
+from .drafts import DFlashDraft, Eagle3Draft, ModelDraft, NGramDraft  # noqa: E402
 from ._install import install  # noqa: E402
 from .llama import Llama  # noqa: E402
 from .stats import DraftTree, SpeculativeStats  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["DFlashDraft", "DraftTree", "Llama", "NGramDraft", "SpeculativeStats", "__version__", "install"]
+__all__ = [
+    *("DFlashDraft", "DraftTree", "Eagle3Draft", "Llama", "ModelDraft", "NGramDraft", "SpeculativeStats"),
+    *("__version__", "install"),
+]

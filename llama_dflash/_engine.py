@@ -35,7 +35,7 @@ class _DrafterParams(ctypes.Structure):
         ("path", ctypes.c_char_p),
         *(
             (name, ctypes.c_int32)
-            for name in ("n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "flash_attn", "short_block")
+            for name in ("n_context", "n_gpu_layers", "type_k", "type_v", "n_threads", "flash_attn", "short_block", "depth", "width")
         ),
         ("corpus", ctypes.POINTER(ctypes.c_int32)),
         ("corpus_sizes", ctypes.POINTER(ctypes.c_int32)),

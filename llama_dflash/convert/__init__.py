@@ -4,8 +4,10 @@ What is written computes what the class of the drafter's authors computes (docs/
 converter does that too, the file equals the one it writes, key by key and tensor by tensor. But the target is its GGUF
 file instead of its checkpoint, nothing needs torch, and memory holds a few rows of one tensor at a time.
 
-config.py reads the config (attention.py and rope.py: windows, causality and rotary embeddings), keys.py makes the keys, tensors.py names and
-checks the tensors, checkpoint.py reads them, cache.py keeps converted drafters for `Llama(draft_model=<checkpoint>)`.
+dflash.py plans what is written for a DFlash drafter: config.py reads its config (attention.py and rope.py: windows, causality
+and rotary embeddings), keys.py makes the keys, tensors.py names and checks the tensors. eagle3.py plans it for an EAGLE-3 head.
+checkpoint.py reads tensors (torch_file.py: those of a pytorch_model.bin), cache.py keeps converted drafters for
+`Llama(draft_model=<checkpoint>)`.
 """
 
 from __future__ import annotations
@@ -21,10 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..gguf_file import ARRAY, GgufFile
+from . import dflash, eagle3
 from .checkpoint import Checkpoint, as_float32
-from .config import DrafterConfig, read_config
-from .keys import keys
-from .tensors import Tensor, check_tensors, tensors_to_write
+from .tensors import Tensor
 
 AUTO = "auto"
 TYPES = {
@@ -76,9 +77,8 @@ class _Job:
     def __init__(self, checkpoint: Checkpoint, target: GgufFile, type: str) -> None:
         self.checkpoint = checkpoint
         self.target = target
-        self.config = read_config(checkpoint.config)
-        check_target(self.config, target)
-        self.found = check_tensors(self.config, checkpoint.tensors, target.n_layers)
+        kind = eagle3 if eagle3.is_eagle3(checkpoint.config) else dflash
+        self.plan = kind.plan(checkpoint, target)
         self.type = self._guessed_type() if type == AUTO else type
         if self.type not in TYPES:
             raise ValueError(
@@ -87,14 +87,14 @@ class _Job:
             )
 
     def _guessed_type(self) -> str:
-        matrices = [source.dtype for source in self.found.values() if len(source.shape) > 1]
-        return next(({"BF16": "bf16", "F16": "f16"}[dtype] for dtype in matrices if dtype in ("BF16", "F16")), "f16")
+        types = self.plan.matrix_types
+        return next(({"BF16": "bf16", "F16": "f16"}[dtype] for dtype in types if dtype in ("BF16", "F16")), "f16")
 
     def write(self, path: Path, on_progress: OnProgress) -> None:
-        tensors = list(tensors_to_write(self.config, self.found, self.target))
+        tensors = self.plan.tensors
         types = [self._type_of(tensor) for tensor in tensors]
         sizes = [_n_bytes(tensor, kind) for tensor, kind in zip(tensors, types)]
-        writer = gguf.GGUFWriter(path, "dflash")
+        writer = gguf.GGUFWriter(path, self.plan.arch)
         for tensor, kind, size in zip(tensors, types, sizes):
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
         self._add_keys(writer)
@@ -121,15 +121,16 @@ class _Job:
         about.size_label = about.size_label or gguf.size_label(*parameters)
         writer.add_type("model")
         about.set_gguf_meta_model(writer)
-        for name, kind, value in keys(self.config, self.target, "confidence_head.proj.weight" in self.found):
-            getattr(writer, f"add_{kind}")(f"dflash.{name}", value)
+        for name, kind, value in self.plan.keys:
+            getattr(writer, f"add_{kind}")(f"{self.plan.arch}.{name}", value)
         writer.add_file_type(gguf.LlamaFileType[TYPES[self.type]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         mask_key = "tokenizer.ggml.mask_token_id"
         for name in self.target.values:
-            if name.startswith("tokenizer.") and name != mask_key:
+            if name.startswith("tokenizer.") and (name != mask_key or self.plan.mask_token is None):
                 writer.add_key_value(name, *_copied(self.target, name))
-        writer.add_uint32(mask_key, self.config.mask_token)
+        if self.plan.mask_token is not None:
+            writer.add_uint32(mask_key, self.plan.mask_token)
 
     def _append_data(self, path: Path, tensors: List[Tuple[Tensor, Any]], total: int, on_progress: OnProgress) -> None:
         done = 0
@@ -144,46 +145,6 @@ class _Job:
             _pad(file)
             file.flush()
             os.fsync(file.fileno())  # so that the name never stands for less than the file
-
-
-def check_target(config: DrafterConfig, target: GgufFile) -> None:
-    """Compares a drafter's config with the target it is meant for.
-
-    Raises:
-        ValueError: If the drafter was made for another one.
-    """
-    if target.arch == "dflash":
-        raise ValueError(
-            f"the target {target.path} is a drafter itself (architecture dflash): name the GGUF file of the model it"
-            " was made for"
-        )
-    if not target.n_vocab:
-        raise ValueError(
-            f"the target {target.path} has no tokenizer (tokenizer.ggml.tokens), which the drafter needs: name the GGUF"
-            " file of the model"
-        )
-    other = "this drafter was made for another target"
-    n_embd, n_layers = target.of_arch("embedding_length"), target.n_layers
-    if config.n_embd != n_embd:
-        raise ValueError(f"the drafter has hidden size {config.n_embd}, the target {target.path} {n_embd}: {other}")
-    if config.n_vocab != target.n_vocab:
-        raise ValueError(
-            f"the drafter has a vocabulary of {config.n_vocab} tokens, the target {target.path} of {target.n_vocab}:"
-            f" {other}"
-        )
-    if (meant := config.find("num_target_layers")) not in (None, n_layers):
-        raise ValueError(f"the drafter is for a target of {meant} layers, {target.path} has {n_layers}: {other}")
-    outside = [i for i in config.target_layers(n_layers) if not -1 <= i < n_layers]
-    if outside:
-        raise ValueError(
-            f"the drafter reads the target's layer {outside[0]}, {target.path} has layers 0 to {n_layers - 1} (and -1, its"
-            f" embeddings): {other}"
-        )
-    if not 0 <= config.mask_token < target.n_vocab:
-        raise ValueError(
-            f"the drafter's mask token is {config.mask_token}, {target.path} has tokens 0 to {target.n_vocab - 1}:"
-            f" {other}"
-        )
 
 
 def _model_card(folder: Path, n_parameters: int) -> gguf.Metadata:

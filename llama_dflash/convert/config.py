@@ -78,7 +78,7 @@ class DrafterConfig:
             raise ValueError(
                 f"config.json has no {' or '.join(names)}, which a {self.kind} drafter needs: fetch the original config"
             )
-        return _whole(names[0], value)
+        return whole(names[0], value)
 
     def find(self, *names: str) -> Any:
         return next((self.values[name] for name in names if self.values.get(name) is not None), None)
@@ -89,7 +89,7 @@ class DrafterConfig:
 
     def whole_setting(self, name: str) -> int:
         """A positive whole number under "dflash_config"."""
-        return _whole(name, self.dflash.get(name))
+        return whole(name, self.dflash.get(name))
 
     @property
     def is_gemma(self) -> bool:
@@ -167,7 +167,7 @@ class DrafterConfig:
 
     @property
     def rotary(self) -> Rotary:
-        return rotary(_rope_settings(self), self.head_dim, self.max_positions)
+        return rotary(rope_settings(self), self.head_dim, self.max_positions)
 
     @property
     def max_positions(self) -> Optional[int]:
@@ -207,14 +207,14 @@ class DrafterConfig:
         return mask
 
 
-def _whole(name: str, value: Any, most: int = 2**31 - 1) -> int:
+def whole(name: str, value: Any, most: int = 2**31 - 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ValueError(f"config.json has {name} = {value!r}, expected a whole number from 1 to {most}")
     return value
 
 
 def _layers(value: Any) -> int:
-    return _whole("num_hidden_layers", value, 512)  # llama.cpp's limit
+    return whole("num_hidden_layers", value, 512)  # llama.cpp's limit
 
 
 def _is_ids(value: Any) -> bool:
@@ -228,7 +228,7 @@ def _is_ids(value: Any) -> bool:
 def default_target_layers(n_target_layers: int, n_layers: int) -> List[int]:
     """The layers that the reference classes read where a config names none (build_target_layer_ids of dflash and
     specforge)."""
-    n_target_layers = _whole("num_target_layers", n_target_layers)
+    n_target_layers = whole("num_target_layers", n_target_layers)
     if n_layers == 1:
         return [n_target_layers // 2]
     span = n_target_layers - 4
@@ -249,12 +249,8 @@ def read_config(raw: Dict[str, Any]) -> DrafterConfig:
             drafted and that drafters here do not have.
     """
     kind = _kind(raw)
-    if raw.get("quantization_config"):
-        raise ValueError(
-            "config.json says that the checkpoint is quantised (quantization_config): take the original one, in BF16"
-            " or F16"
-        )
-    _check_objects(raw)
+    check_not_quantised(raw)
+    check_objects(raw)
     schema = _schema(kind, raw)
     # a config made from that of a multimodal target holds it whole; the drafter's classes read the top level
     values = _as_transformers_reads_it({**(raw.get("text_config") or {}), **raw}, schema)
@@ -269,7 +265,7 @@ def _kind(raw: Dict[str, Any]) -> str:
     if (named := raw.get("speculators_model_type")) is not None:
         if not isinstance(named, str) or named not in SPECULATORS:
             raise ValueError(
-                f"config.json is of speculators_model_type {named!r}, expected {', '.join(SPECULATORS)}: other speculators"
+                f"config.json is of speculators_model_type {named!r}, expected {', '.join(SPECULATORS)} or eagle3: other speculators"
                 " do not convert"
             )
         return SPECULATORS[named]
@@ -282,7 +278,8 @@ def _kind(raw: Dict[str, Any]) -> str:
         )
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ValueError(
-            f"config.json is of architecture {architecture!r}, expected that of a drafter: {', '.join(ARCHITECTURES)}. "
+            f"config.json is of architecture {architecture!r}, expected that of a drafter: {', '.join(ARCHITECTURES)}"
+            " or, of EAGLE-3, LlamaForCausalLMEagle3. "
             "Targets and other models convert with llama.cpp's convert_hf_to_gguf.py"
         )
     return ARCHITECTURES[architecture]
@@ -294,7 +291,15 @@ def _schema(kind: str, raw: Dict[str, Any]) -> str:
     return "flat" if kind in ("DSpark", "Gemma4 DSpark") and not raw.get("dflash_config") else "dflash"
 
 
-def _check_objects(values: Dict[str, Any]) -> None:
+def check_not_quantised(raw: Dict[str, Any]) -> None:
+    if raw.get("quantization_config"):
+        raise ValueError(
+            "config.json says that the checkpoint is quantised (quantization_config): take the original one, in BF16"
+            " or F16"
+        )
+
+
+def check_objects(values: Dict[str, Any]) -> None:
     names = ("dflash_config", "text_config", "transformer_layer_config", "speculators_config")
     for name in (*names, "rope_parameters", "rope_scaling"):
         if not isinstance(values.get(name), (dict, type(None))):
@@ -306,7 +311,7 @@ def _as_transformers_reads_it(values: Dict[str, Any], schema: str) -> Dict[str, 
     if schema == "speculators":
         layer = values.get("transformer_layer_config") or {}
         values = {**values, "model_type": layer.get("model_type", "qwen3"), **layer}
-        _check_objects(values)
+        check_objects(values)
     return {**QWEN3_DEFAULTS, **values} if values.get("model_type") == "qwen3" else dict(values)
 
 
@@ -365,7 +370,7 @@ def _check_settings(kind: str, values: Dict[str, Any], dflash: Dict[str, Any]) -
         )
 
 
-def _rope_settings(config: DrafterConfig) -> Dict[str, Any]:
+def rope_settings(config: DrafterConfig) -> Dict[str, Any]:
     """Rotary settings, which are spread over the config in several ways, as transformers' classes find them.
 
     A partial_rotary_factor that comes from the target's config is of no consequence here: Qwen3's rotary embedding, which

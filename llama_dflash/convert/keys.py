@@ -3,39 +3,17 @@ more (native/libllama/llama-drafter.h)."""
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Optional, Tuple
+from typing import Iterator
 
 from ..gguf_file import GgufFile
+from .activation import activation
 from .config import DFLASH2_SETTINGS, DrafterConfig
-
-_ACTIVATIONS = {"silu": None, "swish": None, "gelu": "gelu", "relu": "relu"}
-_ACTIVATIONS.update(dict.fromkeys(("gelu_pytorch_tanh", "gelu_new"), "gelu_pytorch_tanh"))
-_CHECKS = {
-    "uint32": lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32,
-    "float32": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38,
-    "bool": lambda value: isinstance(value, bool),
-    "string": lambda value: isinstance(value, str),
-    "array": lambda value: isinstance(value, list) and len(value) > 0,
-}
-_EXPECTED = {
-    "uint32": "a whole number",
-    "float32": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "array": "a list with items",
-}
-
-Key = Tuple[str, str, Any]  # a name without "dflash.", the type by the name of GGUFWriter's method, the value
+from .plan import Key, checked
 
 
 def keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
     """The keys of the GGUF file below "dflash.", with their types and values; those without a value are left out."""
-    for name, kind, value in _all_keys(config, target, has_confidence_head):
-        if value is None:
-            continue
-        if not _CHECKS[kind](value):
-            raise ValueError(f"config.json gives {name} (by the name in GGUF) as {value!r}, expected {_EXPECTED[kind]}")
-        yield name, kind, value
+    return checked(_all_keys(config, target, has_confidence_head))
 
 
 def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool) -> Iterator[Key]:
@@ -70,7 +48,7 @@ def _all_keys(config: DrafterConfig, target: GgufFile, has_confidence_head: bool
         yield "attention.scale", "float32", 1.0
         yield "hidden_activation", "string", "gelu_pytorch_tanh"
     else:
-        yield "hidden_activation", "string", _activation(config)
+        yield "hidden_activation", "string", activation(config.values)
 
 
 def _scale_keys(config: DrafterConfig) -> Iterator[Key]:
@@ -82,13 +60,6 @@ def _scale_keys(config: DrafterConfig) -> Iterator[Key]:
         yield "logit_scale", "float32", config.setting("output_multiplier")
         yield "final_logit_softcapping", "float32", config.setting("final_logit_softcapping") or None
         yield "embedding_scale", "float32", config.setting("input_embedding_scale")
-
-
-def _activation(config: DrafterConfig) -> Optional[str]:
-    name = config.values.get("hidden_act", "silu")
-    if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise ValueError(f"config.json has hidden_act = {name!r}, expected one of {', '.join(_ACTIVATIONS)}")
-    return _ACTIVATIONS[name]
 
 
 def _attention_keys(config: DrafterConfig) -> Iterator[Key]:

@@ -119,7 +119,7 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source], n_target_la
     Raises:
         ValueError: If one is missing, unknown, or of a shape that does not go with the config.
     """
-    found = {_plain_name(name): source for name, source in sources.items()}
+    found = {plain_name(name): source for name, source in sources.items()}
     found = {name: source for name, source in found.items() if not name.endswith(_IGNORED)}
     found = _without_idle_heads(config, found)
     expected = _expected_shapes(config, found, n_target_layers)
@@ -129,13 +129,13 @@ def check_tensors(config: DrafterConfig, sources: Dict[str, Source], n_target_la
     missing = [name for name in expected if name not in found and name not in optional]
     if missing:
         raise ValueError(
-            f"the checkpoint lacks {_some(missing)}, which a {config.kind} drafter of {config.n_layers} layers has: it"
+            f"the checkpoint lacks {some_names(missing)}, which a {config.kind} drafter of {config.n_layers} layers has: it"
             " is incomplete, or config.json is of another one"
         )
     unknown = sorted(set(found) - set(expected))
     if unknown:
         raise ValueError(
-            f"the checkpoint has {_some(unknown)}, which llama.cpp's {config.kind} drafters do not have: it can't be"
+            f"the checkpoint has {some_names(unknown)}, which llama.cpp's {config.kind} drafters do not have: it can't be"
             " converted"
         )
     for name, shape in expected.items():
@@ -171,7 +171,7 @@ def _needs_head(config: DrafterConfig) -> bool:
     )
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     """A tensor's name without what exports put before it, in the spelling used here."""
     name = name.replace("language_model.", "")
     for prefix in ("model.", "logit_head."):  # the second of specforge's early Domino and DSpark drafters
@@ -182,7 +182,7 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _some(names: List[str]) -> str:
+def some_names(names: List[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
 
 
@@ -281,7 +281,7 @@ def tensors_to_write(config: DrafterConfig, found: Dict[str, Source], target: Gg
     """
     if (divisors := config.rotary.divisors) is not None:
         yield Tensor("rope_freqs.weight", divisors.shape, "F32", values=divisors)
-    left_out = ["d2t", *_shared(config, found, target)]
+    left_out = ["d2t", *shared_with_target(config, found, target)]
     for name, source in found.items():
         if name in left_out:
             continue
@@ -295,11 +295,11 @@ def tensors_to_write(config: DrafterConfig, found: Dict[str, Source], target: Gg
         source = found["embed_tokens.weight"]
         yield Tensor("output.weight", source.shape, source.dtype, source)
     if "d2t" in found:
-        ids = _token_ids(found["d2t"], config.n_vocab)
+        ids = token_ids(found["d2t"], config.n_vocab)
         yield Tensor("d2t", ids.shape, "I64", values=ids)
 
 
-def _shared(config: DrafterConfig, found: Dict[str, Source], target: GgufFile) -> List[str]:
+def shared_with_target(config: DrafterConfig, found: Dict[str, Source], target: GgufFile) -> List[str]:
     """Which of the embeddings and the output head are copies of the target's, which a drafter then uses where it is.
 
     DeepSpec's and speculators' checkpoints have such copies. A head may be missing and then is the target's as well; so is
@@ -339,7 +339,7 @@ def _halves(source: Source, head_dim: int) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
 
 
-def _token_ids(source: Source, n_vocab: int) -> npt.NDArray[np.int64]:
+def token_ids(source: Source, n_vocab: int) -> npt.NDArray[np.int64]:
     """The token of every row of a reduced head; the checkpoint has each token's distance from its row."""
     ids = source.read().astype(np.int64) + np.arange(source.shape[0], dtype=np.int64)
     if ids.min() < 0 or ids.max() >= n_vocab or np.unique(ids).size != ids.size:

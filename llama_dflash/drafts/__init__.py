@@ -11,17 +11,21 @@ from typing import Any, List, Tuple, Type, Union
 from llama_cpp.llama_speculative import LlamaDraftModel
 
 from ..gguf_file import architecture
+from .converted import is_eagle3_checkpoint
 from .dflash import DFlashDraft
 from .draft import CommonSettings, Draft, common_settings
+from .eagle3 import Eagle3Draft
 from .file_draft import CACHE_TYPES, FileDraft, gguf_at
+from .model import ModelDraft
 from .ngram import NGramDraft
 
 __all__ = [
-    "CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "FileDraft", "KINDS", "NGramDraft", "common_settings", "parse"
+    *("CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "Eagle3Draft", "FileDraft", "KINDS", "ModelDraft"),
+    *("NGramDraft", "common_settings", "parse"),
 ]
 
 # A kind that takes files of any architecture comes last.
-KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, NGramDraft)
+KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, Eagle3Draft, NGramDraft, ModelDraft)
 
 OneDraftModel = Union[str, "os.PathLike[str]", Draft]
 DraftModel = Union[OneDraftModel, List[OneDraftModel], LlamaDraftModel]  # or None
@@ -71,9 +75,11 @@ def _is_word(path: str) -> bool:
 
 
 def _of_path(path: Any) -> FileDraft:
-    """The kind of a GGUF file is that of its architecture. What has none that can be read, because it is missing, damaged or
-    not converted yet, is taken for a DFlash drafter, which says what is wrong."""
+    """The kind of a GGUF file is that of its architecture, the kind of a checkpoint what its config.json says. What can't be
+    read, because it is missing or damaged, is taken for a DFlash drafter, which says what is wrong."""
     file = gguf_at(path) if isinstance(path, str) else None
+    if isinstance(path, str) and file is None and is_eagle3_checkpoint(path):
+        return Eagle3Draft(path)
     found = None if file is None else architecture(file)
     with_files = [kind for kind in KINDS if issubclass(kind, FileDraft)]
     for kind in with_files:
@@ -90,5 +96,5 @@ def _of_path(path: Any) -> FileDraft:
 def _accepted() -> str:
     words = [f'"{kind.word}"' for kind in KINDS if kind.word is not None]
     paths = [kind.asked_for for kind in KINDS if issubclass(kind, FileDraft)]
-    objects = [f"a {kind.__name__}" for kind in KINDS]
+    objects = [f"{kind.article} {kind.__name__}" for kind in KINDS]
     return ", ".join([*paths, *words, *objects, "a list of these, a LlamaDraftModel of llama-cpp-python, or None"])

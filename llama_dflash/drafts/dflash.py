@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, Optional, Union
 
-from .file_draft import FileDraft, gguf_at
+from .converted import ConvertedDraft
 
 
 @dataclass(frozen=True)
-class DFlashDraft(FileDraft):
+class DFlashDraft(ConvertedDraft):
     """A DFlash drafter (arXiv 2602.06036) and how to draft with it, for `Llama(draft_model=...)`.
 
     Args:
@@ -73,21 +71,3 @@ class DFlashDraft(FileDraft):
     def engine_params(self, n_gpu_layers: int) -> Dict[str, Any]:
         params = super().engine_params(n_gpu_layers)
         return {**params, "flash_attn": self.flash_attn, "short_block": self.block == "short"}
-
-    def _gguf_for(self, target: str) -> Path:
-        """The path if it is a GGUF file, or the one that a checkpoint was converted to.
-
-        Raises:
-            ValueError: If the checkpoint can't be converted for the target, or there is no such target.
-        """
-        file = gguf_at(self.path)
-        if file is not None:
-            return file
-        if not os.path.exists(target):
-            raise ValueError(f"Model path does not exist: {target}")  # as llama_cpp.Llama says it
-        from ..convert.cache import converted  # here: most drafters need no converter
-
-        try:
-            return converted(Path(self.path), target)
-        except ValueError as error:
-            raise ValueError(f"draft_model: {error}") from error

@@ -13,6 +13,7 @@ class Draft:
 
     Attributes:
         kind: What the engine calls it (`make_drafter` in native/engine/make-drafter.cpp).
+        article: Of the class's name in a sentence: "a" or "an".
         word: What may be written in place of an object with the default settings; None where a file is needed.
         budget: Nodes of the draft tree beside its root in every round, or "auto". A field of every kind.
         mode: "tree" or "chain". A field of every kind.
@@ -26,6 +27,7 @@ class Draft:
     """
 
     kind: ClassVar[str]
+    article: ClassVar[str] = "a"
     word: ClassVar[Optional[str]] = None
 
     budget: Union[str, int]

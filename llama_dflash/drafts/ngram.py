@@ -34,6 +34,10 @@ class NGramDraft(Draft):
             65,536 tokens of them. Without it a conversation's drafts come from its own text and the corpus alone. Drafts never
             change a text, but how long it takes then depends on what was answered before.
         device_outputs: Whether tokens at temperature 0 are found where the logits are computed. None: on a GPU.
+        calibrated: Whether a node counts as probable as what was accepted so far says of nodes like it. False: as the drafter
+            says.
+        tuned: A file that `Llama.save_tuned` wrote: what was learned then about costs and acceptance is where learning goes
+            on. None: from nothing.
 
     Raises:
         ValueError: If a setting has a wrong type or value. Files are read when a `Llama` is made.
@@ -47,6 +51,8 @@ class NGramDraft(Draft):
     corpus: Tuple[Text, ...] = ()
     remember: bool = False
     device_outputs: Optional[bool] = None
+    calibrated: bool = True
+    tuned: Optional[str] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

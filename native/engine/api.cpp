@@ -53,7 +53,7 @@ llama_dflash_params llama_dflash_default_params(void) {
 }
 
 llama_dflash_drafter_params llama_dflash_default_drafter_params(void) {
-    return { "dflash", "", 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0, nullptr, nullptr, 0, 0 };
+    return { "dflash", "", 4096, -1, GGML_TYPE_F16, GGML_TYPE_F16, 0, 1, 0, 5, 4, nullptr, nullptr, 0, 0 };
 }
 
 static void check_params(const llama_context * target, const llama_dflash_params & params) {

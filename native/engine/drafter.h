@@ -17,7 +17,9 @@ struct drafter_params {
     int32_t type_v;
     int32_t n_threads;
     bool    flash_attn;
-    bool    short_block;
+    bool    short_block;  // dflash
+    int32_t depth;        // of the deepest node of a beam
+    int32_t width;        // nodes of a depth that a beam expands
     int32_t n_top;        // candidates of a position that are found where the logits are computed, and features stay there too; 0: on the host
 };
 

@@ -3,7 +3,8 @@
 #include "fit.h"
 
 #include "abort-guard.h"
-#include "dflash/drafter-file.h"
+#include "draft-model.h"
+#include "drafter-file.h"
 #include "model-file.h"
 
 #include "llama-tree.h"
@@ -34,9 +35,6 @@ sentences target_misfits(llama_context * target) {
 }
 
 namespace {
-struct model_deleter   { void operator()(llama_model   * m) const { llama_model_free(m); } };
-struct context_deleter { void operator()(llama_context * c) const { llama_free(c); } };
-
 // A target without its weights, and a context of it, to ask what its graph and its memory are.
 struct weightless_target {
     std::unique_ptr<llama_model,   model_deleter>   model;
@@ -67,11 +65,11 @@ sentences file_misfits(const std::string & target, const std::string & drafter) 
     const abort_guard guard;
     try {
         check_target_file(target);
-        const drafter_file file(drafter);
-        file.check();
+        const auto file = drafter_file::open(drafter);
+        file->check();
         const weightless_target loaded(target);
         sentences found = target_misfits(loaded.ctx.get());
-        for (const std::string & sentence : file.misfits(loaded.ctx.get())) {
+        for (const std::string & sentence : file->misfits(loaded.ctx.get())) {
             found.push_back(sentence);
         }
         return found;

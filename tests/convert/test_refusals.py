@@ -78,7 +78,7 @@ def refusal(target, tmp_path):
         ),
         (dict(dflash_config={**DFLASH, "new_trick": 3}), "new_trick = 3 in dflash_config, a setting that is not known"),
         (dict(dflash_config={**DFLASH, "projector_type": "domino"}), "projector_type = 'domino' for a DFlash drafter"),
-        (dict(speculators_model_type="eagle3"), "speculators_model_type 'eagle3', expected dflash, dflash2, dspark"),
+        (dict(speculators_model_type="peagle"), "speculators_model_type 'peagle', expected dflash, dflash2, dspark or eagle3"),
         (dict(architectures=["Qwen35DSparkModel"]), "the gated attention of this class"),
         (dict(block_size="x"), "block_size = 'x', expected 2 to 1024"),
         (dict(dflash_config={**DFLASH, "block_size": 1}), "block_size = 1, expected 2 to 1024"),

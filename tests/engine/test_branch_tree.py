@@ -73,7 +73,7 @@ int main() {
 
 @pytest.fixture(scope="module")
 def build(compile_program):
-    process = compile_program(PROGRAM, "tree/branch-tree.cpp", "tree/draft-tree.cpp")
+    process = compile_program(PROGRAM, "tree/branch-tree.cpp", "tree/beam.cpp", "tree/draft-tree.cpp")
 
     def run(logprobs: np.ndarray, budget: int, chain: bool = False) -> tuple[list, list]:
         """logprobs: [n_positions, parent, token]"""

@@ -1,7 +1,7 @@
 #include "dflash/dflash-drafter.h"
 
 #include "abort-guard.h"
-#include "dflash/drafter-file.h"
+#include "dflash/dflash-file.h"
 #include "model-file.h"
 #include "synthetic.h"
 
@@ -18,45 +18,20 @@
 // loading
 //
 
-static llama_model * load_model(const std::string & path, int32_t n_gpu_layers) {
-    llama_model_params params = llama_model_default_params();
-    params.n_gpu_layers = n_gpu_layers;
-    llama_model * model = llama_model_load_from_file(path.c_str(), params);
-    if (model == nullptr) {
-        refuse("llama.cpp could not load the draft model " + path + " (its log says why; verbose=True shows it): "
-                "the file is damaged, or of a newer format");
-    }
-    return model;
-}
-
 dflash_drafter::dflash_drafter(llama_context * target, const std::string & path, const drafter_params & params) :
         target(target), end(params.n_lanes, 0) {
     n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
 
     const abort_guard guard;
-    const drafter_file file(path);
+    const dflash_file file(path);
     file.check();
     refuse_misfits("the draft model " + path, file.misfits(target));
-    model.reset(load_model(path, params.n_gpu_layers));
+    model.reset(load_draft_model(path, params.n_gpu_layers));
     head = drafter_head::take(model.get(), llama_get_model(target));
     read_layout();
     make_context(params);
 
     wanted = std::make_unique<wanted_layers>(target, layers);
-}
-
-wanted_layers::wanted_layers(llama_context * target, const std::vector<int32_t> & layers) : target(target) {
-    for (const int32_t il : layers) {
-        if (llama_tree_want_layer_inp(target, il, true) == 0) {
-            ids.push_back(il);
-        }
-    }
-}
-
-wanted_layers::~wanted_layers() {
-    for (const int32_t il : ids) {
-        llama_tree_want_layer_inp(target, il, false);
-    }
 }
 
 void dflash_drafter::read_layout() {
@@ -77,19 +52,14 @@ void dflash_drafter::make_context(const drafter_params & params) {
     whole_block = !is_causal && !params.short_block; // of a causal block the first positions are the same without the rest
 
     const int32_t n_lanes = params.n_lanes;
-    llama_context_params cparams = llama_context_default_params();
+    llama_context_params cparams = context_params(params);
     cparams.n_ctx           = n_lanes*(n_context + n_block);
     cparams.n_batch         = std::max(feature_queue::batch, n_lanes*n_block);
     cparams.n_ubatch        = cparams.n_batch;
     cparams.n_outputs_max   = n_lanes*n_block;
     cparams.n_seq_max       = n_lanes;
     cparams.kv_unified      = false; // a ring for each lane
-    cparams.n_threads       = params.n_threads;
-    cparams.n_threads_batch = params.n_threads;
-    cparams.type_k          = (ggml_type) params.type_k;
-    cparams.type_v          = (ggml_type) params.type_v;
     cparams.swa_full        = false;
-    cparams.flash_attn_type = params.flash_attn ? LLAMA_FLASH_ATTN_TYPE_AUTO : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     cparams.ctx_other       = target; // token embeddings and output head, where the drafter has none of its own
     ctx.reset(llama_init_from_model(model.get(), cparams));
     if (!ctx) {

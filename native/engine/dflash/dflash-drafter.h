@@ -3,6 +3,7 @@
 
 #include "dflash/drafter-head.h"
 #include "dflash/feature-queue.h"
+#include "draft-model.h"
 #include "drafter.h"
 
 #include "llama.h"
@@ -10,19 +11,6 @@
 #include <memory>
 #include <string>
 #include <vector>
-
-// While it exists, the target's decodes leave the inputs of these layers.
-class wanted_layers {
-public:
-    wanted_layers(llama_context * target, const std::vector<int32_t> & layers);
-    ~wanted_layers();
-
-    wanted_layers(const wanted_layers &) = delete;
-
-private:
-    llama_context      * target;
-    std::vector<int32_t> ids;
-};
 
 class dflash_drafter : public drafter {
 public:
@@ -63,9 +51,6 @@ private:
     // After it: the tree of the request whose block's first drafted row is given. And the k best candidates of one row.
     draft_tree          grow(const draft_request & request, int32_t row);
     position_candidates candidates(int32_t row, int32_t k) const;
-
-    struct model_deleter   { void operator()(llama_model   * m) const { llama_model_free(m); } };
-    struct context_deleter { void operator()(llama_context * c) const { llama_free(c); } };
 
     llama_context * target;
     std::unique_ptr<llama_model,   model_deleter>   model;

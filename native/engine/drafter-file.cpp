@@ -1,22 +1,38 @@
 // See drafter-file.h.
 
-#include "dflash/drafter-file.h"
+#include "drafter-file.h"
 
+#include "dflash/dflash-file.h"
+#include "eagle3/eagle3-file.h"
+#include "model/draft-model-file.h"
 #include "model-file.h"
 
 #include "ggml.h"
 #include "llama-tree.h"
 
+#include <algorithm>
 #include <fstream>
 #include <vector>
 
 static const char * const key_tokens = "tokenizer.ggml.tokens";
 
+std::unique_ptr<drafter_file> drafter_file::open(const std::string & path) {
+    auto file = std::make_unique<draft_model_file>(path);
+    const std::string arch = file->architecture();
+    if (arch == "dflash") {
+        return std::make_unique<dflash_file>(path);
+    }
+    if (arch == "eagle3") {
+        return std::make_unique<eagle3_file>(path);
+    }
+    return file;
+}
+
 void drafter_file::ggml_deleter::operator()(ggml_context * c) const {
     ggml_free(c);
 }
 
-drafter_file::drafter_file(const std::string & path) : path(path) {
+drafter_file::drafter_file(const std::string & path, const std::string & kind, const std::string & arch) : path(path), kind(kind), arch(arch) {
     std::ifstream in(path, std::ios::binary | std::ios::ate);
     if (!in) {
         refuse("no such draft model: " + path);
@@ -35,7 +51,7 @@ drafter_file::drafter_file(const std::string & path) : path(path) {
 int64_t drafter_file::find(const std::string & key, gguf_type type) const {
     const int64_t id = gguf_find_key(gguf.get(), key.c_str());
     if (id < 0) {
-        refuse("the draft model " + path + " has no key " + key + ": it is no DFlash drafter, or it is damaged");
+        refuse("the draft model " + path + " has no key " + key + ": it is no " + kind + ", or it is damaged");
     }
     if (gguf_get_kv_type(gguf.get(), id) != type) {
         refuse("the draft model " + path + " holds " + key + " as " + gguf_type_name(gguf_get_kv_type(gguf.get(), id)) +
@@ -118,23 +134,50 @@ int64_t drafter_file::n_tokens() const {
     return (int64_t) gguf_get_arr_n(gguf.get(), find(key_tokens, GGUF_TYPE_ARRAY));
 }
 
+void drafter_file::check_architecture() const {
+    const std::string found = gguf_get_val_str(gguf.get(), find("general.architecture", GGUF_TYPE_STRING));
+    if (!arch.empty() && found != arch) {
+        refuse("the draft model " + path + " has architecture \"" + found + "\", expected \"" + arch + "\": "
+                "draft_model takes " + (kind[0] == 'E' ? "an " : "a ") + kind + " made for this target");
+    }
+    if (gguf_get_arr_type(gguf.get(), find(key_tokens, GGUF_TYPE_ARRAY)) != GGUF_TYPE_STRING) {
+        refuse("the draft model " + path + " has no list of token texts in " + key_tokens + ": it is damaged");
+    }
+}
+
+void drafter_file::check_transformer() const {
+    u32(of_arch("block_count"), 1, 512);
+    u32(of_arch("embedding_length"), 1, 1 << 20);
+    u32(of_arch("feed_forward_length"), 1, 1 << 24);
+    u32(of_arch("attention.head_count"), 1, 1 << 14);
+    u32(of_arch("attention.head_count_kv"), 1, 1 << 14);
+    check_rope();
+    check_norm();
+}
+
 // llama.cpp takes these as they are, and aborts or hangs when it computes with bad ones
 
 void drafter_file::check_rope() const {
-    const uint32_t head_size = has_key("dflash.attention.key_length")
-        ? u32("dflash.attention.key_length", 1, 1 << 14)
-        : u32("dflash.embedding_length", 1, 1 << 20)/u32("dflash.attention.head_count", 1, 1 << 14);
-    if (has_key("dflash.rope.dimension_count") && u32("dflash.rope.dimension_count", 2, head_size) % 2 != 0) {
-        refuse("the draft model " + path + " rotates an odd number of dimensions (dflash.rope.dimension_count)");
+    const uint32_t head_size = has_key(of_arch("attention.key_length"))
+        ? u32(of_arch("attention.key_length"), 1, 1 << 14)
+        : u32(of_arch("embedding_length"), 1, 1 << 20)/u32(of_arch("attention.head_count"), 1, 1 << 14);
+    const std::string rotated = of_arch("rope.dimension_count");
+    if (has_key(rotated) && u32(rotated, 2, head_size) % 2 != 0) {
+        refuse("the draft model " + path + " rotates an odd number of dimensions (" + rotated + ")");
     }
-    const int64_t sections = gguf_find_key(gguf.get(), "dflash.rope.dimension_sections");
+    check_rope_sections(head_size);
+}
+
+void drafter_file::check_rope_sections(uint32_t head_size) const {
+    const std::string name = of_arch("rope.dimension_sections");
+    const int64_t sections = gguf_find_key(gguf.get(), name.c_str());
     if (sections < 0) {
         return;
     }
     const gguf_type type = gguf_get_kv_type(gguf.get(), sections);
     const gguf_type item = type == GGUF_TYPE_ARRAY ? gguf_get_arr_type(gguf.get(), sections) : type;
     if (type != GGUF_TYPE_ARRAY || (item != GGUF_TYPE_INT32 && item != GGUF_TYPE_UINT32)) {
-        refuse("the draft model " + path + " holds dflash.rope.dimension_sections as " + gguf_type_name(item) +
+        refuse("the draft model " + path + " holds " + name + " as " + gguf_type_name(item) +
                 ", expected an array of i32");
     }
     const auto * sizes = (const int32_t *) gguf_get_arr_data(gguf.get(), sections);
@@ -142,144 +185,51 @@ void drafter_file::check_rope() const {
     for (size_t i = 0; i < gguf_get_arr_n(gguf.get(), sections); ++i) {
         sum = sizes[i] < 0 ? INT32_MAX : sum + sizes[i];
         if (sum > head_size) {
-            refuse("the draft model " + path + " has rotary sections (dflash.rope.dimension_sections) that do not fit its heads of " +
+            refuse("the draft model " + path + " has rotary sections (" + name + ") that do not fit its heads of " +
                     std::to_string(head_size));
         }
     }
 }
 
 void drafter_file::check_norm() const {
-    const std::string key = "dflash.attention.layer_norm_rms_epsilon";
+    const std::string key = of_arch("attention.layer_norm_rms_epsilon");
     const float eps = gguf_get_val_f32(gguf.get(), find(key, GGUF_TYPE_FLOAT32));
     if (!(eps >= 0.0f && eps <= 1.0f)) {
         refuse("the draft model " + path + " has " + key + " = " + std::to_string(eps) + ", expected 0 to 1");
     }
 }
 
-// What a gated or rnn Markov head has beside its tables, and a Domino head: llama-branch-head.h.
-void drafter_file::check_branch_head() const {
-    const int64_t n_vocab = n_tokens();
-    const int64_t n_embd = u32("dflash.embedding_length", 1, 1 << 20);
-    int64_t rank = 0, n_rows = 0, state = 0, inner = 0;
-    const bool has_gate  = has("draft_head.gate.weight");
-    const bool has_joint = has("draft_head.joint.weight");
-    const bool has_gru   = has("draft_head.gru_input.weight");
-    if (has_gate + has_joint + has_gru > 1) {
-        refuse("the draft model " + path + " has tensors of several kinds of heads (draft_head.*), expected one of them");
-    }
-    if ((has_gate || has_joint) && !shape("markov_w1.weight", rank, n_rows)) {
-        refuse("the draft model " + path + " has parts of a Markov head (draft_head.*) but no tensor markov_w1.weight: it is damaged");
-    }
-    if (has_gate) {
-        check_shape("draft_head.gate.weight", n_embd + rank, rank);
-        check_shape("draft_head.gate.bias", rank, 1);
-    }
-    if (has_joint) {
-        check_shape("draft_head.joint.weight", n_embd + 2*rank, 3*rank);
-        check_shape("draft_head.joint.bias", 3*rank, 1);
-    }
-    if (has_gru) {
-        shape("draft_head.gru_state.weight", state, n_rows);
-        shape("draft_head.inner.weight", n_rows, inner);
-        check_shape("draft_head.gru_input.weight", n_embd, 3*state);
-        check_shape("draft_head.gru_state.weight", state, 3*state);
-        check_shape("draft_head.inner.weight", n_embd + state, inner);
-        check_shape("draft_head.outer.weight", inner, n_vocab);
-        if (has_key("dflash.domino_prefix")) {
-            u32("dflash.domino_prefix", 0, 1024);
-        }
-    }
-}
-
-void drafter_file::check_heads() const {
-    const bool has_selector = has("selector_hidden.weight");
-    if (has_selector && has("markov_w1.weight")) {
-        refuse("the draft model " + path + " has both a selector (DFlash2) and a Markov head (DSpark), expected one of them");
-    }
-    if (!has_selector && has_key("dflash.selector_top_k")) {
-        refuse("the draft model " + path + " has dflash.selector_top_k but no tensor selector_hidden.weight: it is damaged");
-    }
-    if (has_selector) {
-        u32("dflash.selector_top_k",    1, 1024);
-        u32("dflash.selector_rank",     1, 1 << 20);
-        u32("dflash.conv_kernel_size",  1, 1024);
-        u32("dflash.conv_group_size",   1, 1 << 20);
-    }
-    if (has_key("dflash.hyper_connection_count")) {
-        u32("dflash.hyper_connection_count", 0, 1024);
-    }
-}
-
-void drafter_file::check() const {
-    const std::string arch = gguf_get_val_str(gguf.get(), find("general.architecture", GGUF_TYPE_STRING));
-    if (arch != "dflash") {
-        refuse("the draft model " + path + " has architecture \"" + arch + "\", expected \"dflash\": "
-                "draft_model takes a DFlash drafter made for this target");
-    }
-    u32("dflash.block_size", 2, 1024);
-    u32("dflash.block_count", 1, 512);
-    u32("dflash.embedding_length", 1, 1 << 20);
-    u32("dflash.feed_forward_length", 1, 1 << 24);
-    u32("dflash.attention.head_count", 1, 1 << 14);
-    u32("dflash.attention.head_count_kv", 1, 1 << 14);
-    if (gguf_get_arr_type(gguf.get(), find(key_tokens, GGUF_TYPE_ARRAY)) != GGUF_TYPE_STRING) {
-        refuse("the draft model " + path + " has no list of token texts in " + key_tokens + ": it is damaged");
-    }
-    check_rope();
-    check_norm();
-    check_heads();
+void drafter_file::check_tensors() const {
     const std::string name = "the draft model " + path;
     check_tensor_data(gguf.get(), n_bytes, name);
     check_tensor_types(gguf.get(), tensors.get(), name, false);
     check_reduced_vocabulary();
-    check_branch_head();
 }
 
 //
 // is it of this target?
 //
 
-sentences drafter_file::misfits(llama_context * target) const {
-    const llama_model * model = llama_get_model(target);
-    sentences found;
-    if (has_key("dflash.hyper_connection_count") && u32("dflash.hyper_connection_count", 0, 1024) > 0) {
-        found.push_back("it is the DSpark drafter of a DeepSeek V4 target (dflash.hyper_connection_count > 0), whose layers this version "
-                "does not draft with");
-    }
-    const int32_t n_embd = (int32_t) u32("dflash.embedding_length", 1, 1 << 20);
-    if (n_embd != llama_model_n_embd(model)) {
-        found.push_back("the drafter has hidden size " + std::to_string(n_embd) + ", the target " + std::to_string(llama_model_n_embd(model)));
-    }
-    for (const sentences & more : { vocabulary_misfits(model), layer_misfits(target) }) {
-        found.insert(found.end(), more.begin(), more.end());
-    }
-    return found;
-}
-
-sentences drafter_file::vocabulary_misfits(const llama_model * target) const {
-    const llama_vocab * vocab   = llama_model_get_vocab(target);
-    const int32_t       n_vocab = llama_vocab_n_tokens(vocab);
-    if (n_tokens() != n_vocab) {
-        return { "the drafter has a vocabulary of " + std::to_string(n_tokens()) + " tokens, the target of " + std::to_string(n_vocab) };
-    }
-    sentences found;
-    const int64_t tokens = find(key_tokens, GGUF_TYPE_ARRAY);
-    for (llama_token t = 0; t < n_vocab; ++t) {
+sentences drafter_file::token_misfits(const llama_model * target) const {
+    const llama_vocab * vocab  = llama_model_get_vocab(target);
+    const llama_token   n      = (llama_token) std::min<int64_t>(n_tokens(), llama_vocab_n_tokens(vocab));
+    const int64_t       tokens = find(key_tokens, GGUF_TYPE_ARRAY);
+    for (llama_token t = 0; t < n; ++t) {
         const std::string ours   = gguf_get_arr_str(gguf.get(), tokens, t);
         const std::string theirs = llama_vocab_get_text(vocab, t);
         if (ours != theirs && !ours.empty()) { // llama.cpp gives empty ones a text
-            found.push_back("token " + std::to_string(t) + " is \"" + ours + "\" in the drafter and \"" + theirs + "\" in the target");
-            break;
+            return { "token " + std::to_string(t) + " is \"" + ours + "\" in the drafter and \"" + theirs + "\" in the target" };
         }
     }
-    const char * key = "tokenizer.ggml.mask_token_id";
-    if (!has_key(key)) {
-        found.push_back(std::string("the drafter has no mask token (") + key + "), which a DFlash drafter needs");
-    } else if (const uint32_t mask = u32(key, 0, UINT32_MAX); mask >= (uint32_t) n_vocab) {
-        found.push_back("the drafter has mask token " + std::to_string(mask) + " (" + key + "), the target has tokens 0 to " +
-                std::to_string(n_vocab - 1));
+    return {};
+}
+
+sentences drafter_file::vocabulary_misfits(const llama_model * target) const {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(target));
+    if (n_tokens() != n_vocab) {
+        return { "the drafter has a vocabulary of " + std::to_string(n_tokens()) + " tokens, the target of " + std::to_string(n_vocab) };
     }
-    return found;
+    return token_misfits(target);
 }
 
 static std::string unreadable_layer(llama_context * target, int32_t il, int32_t n_layer) {
@@ -293,15 +243,15 @@ static std::string unreadable_layer(llama_context * target, int32_t il, int32_t 
 }
 
 sentences drafter_file::layer_misfits(llama_context * target) const {
-    const char * name = "dflash.target_layers";
+    const std::string name = of_arch("target_layers");
     const size_t n    = has_key(name) ? gguf_get_arr_n(gguf.get(), find(name, GGUF_TYPE_ARRAY)) : 0;
     if (n == 0) {
-        return { "the drafter names no target layers (dflash.target_layers)" };
+        return { "the drafter names no target layers (" + name + ")" };
     }
     const int64_t   key  = find(name, GGUF_TYPE_ARRAY);
     const gguf_type type = gguf_get_arr_type(gguf.get(), key);
     if (type != GGUF_TYPE_INT32 && type != GGUF_TYPE_UINT32) {
-        return { std::string("the drafter holds dflash.target_layers as ") + gguf_type_name(type) + ", expected an array of i32" };
+        return { "the drafter holds " + name + " as " + gguf_type_name(type) + ", expected an array of i32" };
     }
     const auto *  layers  = (const int32_t *) gguf_get_arr_data(gguf.get(), key);
     const int32_t n_layer = llama_model_n_layer(llama_get_model(target));
