@@ -78,7 +78,7 @@ std::vector<draft_tree> grow_in_context(
         const draft_request & request = requests[i];
         const int32_t width   = request.chain ? 1 : beams.width();
         const int32_t n_nodes = rows[i] < 0 ? 0 : request.n_nodes;
-        asked.push_back({ request.root, std::min(request.depth, how.depth), width, n_nodes, request.chain, true });
+        asked.push_back({ request.root, std::min(request.depth, how.depth), width, n_nodes, request.chain, request.least_mass, true });
     }
     context_scores scores(beams, requests, rows, how);
     return grow_beams(asked, scores);

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pytest
 
-# reads: n_vocab n_requests, then of each: depth width n_nodes chain spine, then [depth][n_vocab][n_vocab] log-probabilities after
+# reads: n_vocab n_requests, then of each: depth width n_nodes chain spine least_mass, then [depth][n_vocab][n_vocab] log-probabilities after
 # each token. Writes of every tree its nodes, and as the last item how many parents of each request were asked for at each depth
 PROGRAM = r"""
 #include "tree/beam.h"
@@ -63,7 +63,8 @@ int main() {
         for (int r = 0; r < n_requests; ++r) {
             int depth, width, n_nodes, chain, spine;
             if (scanf("%d %d %d %d %d", &depth, &width, &n_nodes, &chain, &spine) != 5) { return 1; }
-            requests.push_back({ 0, depth, width, n_nodes, chain != 0, spine != 0 });
+            const double least_mass = number();
+            requests.push_back({ 0, depth, width, n_nodes, chain != 0, least_mass, spine != 0 });
             scores.logprobs.emplace_back((size_t) depth*n_vocab*n_vocab);
             for (float & x : scores.logprobs.back()) { x = (float) number(); }
         }
@@ -92,11 +93,11 @@ int main() {
 def grow(compile_program):
     process = compile_program(PROGRAM, "tree/beam.cpp", "tree/draft-tree.cpp")
 
-    def run(*requests):
+    def run(*requests, least_mass=0.0):
         """Each: (logprobs [depth, parent, token], width, n_nodes, chain, spine). Trees, and parents [depths, requests]."""
         words = [requests[0][0].shape[1], len(requests)]
         for logprobs, width, n_nodes, chain, spine in requests:
-            words += [len(logprobs), width, n_nodes, int(chain), int(spine), *(repr(float(x)) for x in logprobs.ravel())]
+            words += [len(logprobs), width, n_nodes, int(chain), int(spine), least_mass, *(repr(float(x)) for x in logprobs.ravel())]
         process.stdin.write(" ".join(map(str, words)) + "\n")
         process.stdin.flush()
         *trees, asked = json.loads(process.stdout.readline())
@@ -184,3 +185,10 @@ def test_a_tree_with_a_spine_has_the_chain_of_its_depth(grow, depth, width, more
     logprobs = table(depth, seed)
     (tree, chain), _ = grow((logprobs, width, depth + more, False, True), (logprobs, 1, depth, True, False))
     assert set(paths(chain)) <= set(paths(tree)) and len(tree) <= depth + more + 1
+
+
+def test_what_is_not_worth_a_step_is_not_expanded(grow):
+    logprobs = np.log(np.full((3, 2, 2), [0.8, 0.2], dtype=np.float32))
+    for least_mass, n_steps in ((0.0, 3), (0.79, 2), (0.81, 1), (1.01, 0)):
+        _, asked = grow((logprobs, 1, 9, False, True), least_mass=least_mass)
+        assert len(asked) == n_steps

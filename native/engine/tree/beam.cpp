@@ -34,6 +34,13 @@ public:
             std::stable_partition(parents.begin(), parents.end(), [&](int32_t i) { return nodes[i].on_spine; });
         }
         parents.resize(std::min(parents.size(), (size_t) std::max(request.width, 1)));
+        double mass = 0.0;
+        for (const int32_t i : parents) {
+            mass += std::exp(nodes[i].score);
+        }
+        if (mass < request.least_mass) {
+            parents.clear();
+        }
         for (const int32_t i : parents) {
             nodes[i].asked = (int32_t) asked.size();
             asked.push_back({ id, nodes[i].token, nodes[i].parent < 0 ? -1 : nodes[nodes[i].parent].asked });

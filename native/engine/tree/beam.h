@@ -20,6 +20,7 @@ struct beam_request {
     int32_t     width;   // nodes of a depth that are expanded, at most
     int32_t     n_nodes; // beside the root, at most
     bool        chain;   // no node has two children
+    double      least_mass; // nothing is expanded where the nodes to expand are less probable than this, all together
     bool        spine;   // keep the chain of best tokens whatever its probability, if n_nodes is at least its length
 };
 

@@ -22,5 +22,5 @@ private:
 
 draft_tree build_tree(llama_token root, branch_scores & scores, int32_t n_positions, int32_t budget, bool chain) {
     of_one_lane lane(scores);
-    return grow_beams({ { root, n_positions, budget + 1, budget, chain, false } }, lane).front();
+    return grow_beams({ { root, n_positions, budget + 1, budget, chain, 0.0, false } }, lane).front();
 }
