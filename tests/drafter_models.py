@@ -170,3 +170,50 @@ def make_predictable(target: Path, scale: float = 20.0) -> Path:
     for t in (embeddings, head):
         t.flush() if hasattr(t, "flush") else None
     return target
+
+
+def write_eagle3(
+    path: Path, target: Path, *, layers: tuple[int, ...] | None = None, std: float = 0.02, seed: int = 0, n_head: int = 4, head_dim: int = 16
+) -> Path:
+    """A random-weight EAGLE-3 head for `target`, with the target's embeddings and output head.
+
+    The head passes dimension 0 of the first layer's features on, from which a predictable target's output head reads the
+    favourites, and adds little to it where std is small: it proposes the favourites, in their order.
+    """
+    shape = target_shape(target)
+    n_embd, n_ff = shape["n_embd"], 96
+    layers = (1, 2, shape["n_layer"] - 1) if layers is None else layers
+    rng = np.random.default_rng(seed)
+    w = gguf.GGUFWriter(str(path), "eagle3")
+    w.add_context_length(8192)
+    w.add_embedding_length(n_embd)
+    w.add_block_count(1)
+    w.add_feed_forward_length(n_ff)
+    w.add_head_count(n_head)
+    w.add_head_count_kv(n_head)
+    w.add_key_length(head_dim)
+    w.add_value_length(head_dim)
+    w.add_rope_dimension_count(head_dim)
+    w.add_rope_freq_base(10000.0)
+    w.add_layer_norm_rms_eps(1e-6)
+    w.add_vocab_size(N_VOCAB)
+    w.add_array("eagle3.target_layers", list(layers))
+    w.add_uint32("eagle3.target_hidden_size", n_embd)
+    add_vocab(w)
+
+    def matrix(name: str, rows: int, cols: int) -> None:
+        w.add_tensor(name, (rng.standard_normal((rows, cols)) * std).astype(np.float32))
+
+    fc = rng.standard_normal((n_embd, n_embd * len(layers))) * std
+    fc[0] = 0.0
+    fc[0, 0] = 1.0
+    w.add_tensor("fc.weight", fc.astype(np.float32))
+    for name in ("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.attn_norm_2.weight", "blk.0.ffn_norm.weight"):
+        w.add_tensor(name, np.ones(n_embd, dtype=np.float32))
+    for name in ("attn_q", "attn_k", "attn_v"):
+        matrix(f"blk.0.{name}.weight", n_head * head_dim, 2 * n_embd)
+    matrix("blk.0.attn_output.weight", n_embd, n_head * head_dim)
+    matrix("blk.0.ffn_gate.weight", n_ff, n_embd)
+    matrix("blk.0.ffn_up.weight", n_ff, n_embd)
+    matrix("blk.0.ffn_down.weight", n_embd, n_ff)
+    return write_file(w, path)
