@@ -79,6 +79,8 @@ static void check(const llama_dflash_drafter_params & drafter) {
 std::unique_ptr<drafter> make_drafter(
         llama_context * target, const llama_dflash_drafter_params & drafter, const llama_dflash_params & params) {
     check(drafter);
-    refuse_misfits("a drafter", target_misfits(target));
+    for (const std::string & sentence : target_misfits(target)) {
+        refuse("no drafter can draft for this target: " + sentence + ". Use draft_model=None with it");
+    }
     return kinds.at(drafter.kind)(target, drafter, params);
 }
