@@ -253,9 +253,24 @@ class Engine:
         """Takes note of the target's last decode, outside of rounds: these tokens of one lane, from position pos on.
         n_after more are to follow."""
         self._c.target_decoded(self._engine)
-        array = (ctypes.c_int32 * len(tokens))(*tokens)
-        self._check(self._c.observe(self._engine, lane, pos, array, len(tokens), 0, n_after))
+        self._observe(lane, pos, tokens, 0, n_after)
         self._tell_news()
+
+    def observe_batch(self, parts: Sequence[Tuple[int, int, Sequence[int], int]]) -> None:
+        """Takes note of the target's last decode, outside of rounds, of tokens of several lanes.
+
+        Args:
+            parts: (lane, position of its first token, its tokens, the first one's row in the batch) of every lane, whose
+                tokens are one after the other there.
+        """
+        self._c.target_decoded(self._engine)
+        for lane, pos, tokens, first_row in parts:
+            self._observe(lane, pos, tokens, first_row, 0)
+        self._tell_news()
+
+    def _observe(self, lane: int, pos: int, tokens: Sequence[int], first_row: int, n_after: int) -> None:
+        array = (ctypes.c_int32 * len(tokens))(*tokens)
+        self._check(self._c.observe(self._engine, lane, pos, array, len(tokens), first_row, n_after))
 
     def truncate(self, n_past: int, *, lane: int = 0) -> None:
         """Forgets what is known of positions n_past and later."""
