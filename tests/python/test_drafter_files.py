@@ -13,7 +13,7 @@ from drafter_models import make_predictable, write_drafter
 from models import N_VOCAB, write_target
 from same_text import assert_same_text
 
-from llama_dflash import Llama
+from llama_dflash import DFlashDraft, Llama
 
 PROMPT = list(b"the digits: 0123")
 FUZZ = Path(__file__).with_name("fuzz_drafters.py")
@@ -56,7 +56,7 @@ def small(folder):
 
 
 def test_a_plain_model(pair):
-    message = refusal(pair.target, pair.target)
+    message = refusal(pair.target, DFlashDraft(pair.target))
     assert 'has architecture "llama", expected "dflash"' in message
 
 
@@ -72,7 +72,7 @@ def test_a_plain_model(pair):
         (dict(mask=N_VOCAB + 7), "mask"),
         (dict(block_size=1), "dflash.block_size = 1"),
         (dict(block_size=0), "dflash.block_size = 0"),
-        (dict(arch="eagle3"), 'architecture "eagle3"'),
+        (dict(arch="eagle3"), "no EAGLE-3 head, or it is damaged"),
         (dict(reduced=[48, 49, N_VOCAB]), f"token {N_VOCAB}, outside the vocabulary"),
         (dict(reduced=[48, -1, 49]), "token -1, outside the vocabulary"),
         (dict(reduced=[48, 49, 48]), "two rows of its head to token 48"),
