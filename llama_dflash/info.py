@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Sequence, Tuple
 
 from . import _engine
-from .drafts import CACHE_TYPES
+from .drafts import CACHE_TYPES, Eagle3Draft
 from .gguf_file import GgufFile
 
 CONTEXT = 8192
@@ -62,12 +62,14 @@ class Model:
 
     @property
     def is_drafter(self) -> bool:
-        return self.file.arch == "dflash"
+        return self.file.arch in ("dflash", "eagle3")
 
     @property
     def kind(self) -> str:
         if not self.is_drafter:
             return "target"
+        if self.file.arch == "eagle3":
+            return "EAGLE-3 head"
         if "selector_hidden.weight" in self.tensors:
             return "DFlash2 drafter"
         return "DSpark drafter" if "markov_w1.weight" in self.tensors else "DFlash drafter"
@@ -203,6 +205,8 @@ class Model:
         return [(what, size) for what, size in parts if size]
 
     def _drafter_memory(self, settings: Settings) -> List[Tuple[str, int]]:
+        if self.file.arch == "eagle3":
+            return self._head_memory(settings)
         block = self.number("block_size", 16)
         n_cells = _padded(settings.draft_context + block)
         window = self.number("attention.sliding_window")
@@ -212,6 +216,14 @@ class Model:
             for layer in self.layers()
         )
         return [("drafter: weights", self.n_bytes), ("drafter: ring", ring)]
+
+    def _head_memory(self, settings: Settings) -> List[Tuple[str, int]]:
+        """Of an EAGLE-3 head with a beam of the default size."""
+        nodes = Eagle3Draft.depth * Eagle3Draft.width
+        n_cells = _padded(settings.draft_context + 1 + nodes)
+        cached = sum(self.kv_bytes(layer, n_cells, KV_TYPE, KV_TYPE) for layer in self.layers())
+        states = settings.draft_context * self.number("embedding_length") * _F32
+        return [("drafter: weights", self.n_bytes), ("drafter: KV cache", cached), ("drafter: states (host)", states)]
 
     # ------------------------------------------------------------ for people and machines
 
@@ -237,8 +249,9 @@ class Model:
             "memory": [{"what": what, "bytes": size} for what, size in self.memory(settings)],
         }
         if self.is_drafter:
-            facts["block_size"] = file.of_arch("block_size")
-            facts["mask_token"] = file.get("tokenizer.ggml.mask_token_id")
+            if file.arch == "dflash":
+                facts["block_size"] = file.of_arch("block_size")
+                facts["mask_token"] = file.get("tokenizer.ggml.mask_token_id")
             facts["target_layers"] = file.of_arch("target_layers", [])
             facts["doubts"] = doubts(self)
         return facts
@@ -252,6 +265,8 @@ def problems(target: Model, drafter: Model) -> List[str]:
 def doubts(drafter: Model) -> List[str]:
     """What makes a converted drafter draft something else than its authors' class, as far as the file shows it: sentences,
     none if all is well. Converters other than `llama-dflash convert` write such files (docs/drafters.md)."""
+    if drafter.file.arch != "dflash":
+        return []
     found = []
     kind, again = drafter.kind, "convert the published checkpoint with `llama-dflash convert`"
     key = "attention.sliding_window_causal"
@@ -353,12 +368,10 @@ def _file_lines(file: Dict[str, Any]) -> List[str]:
         ),
         f"vocabulary of {file['vocabulary']} tokens, trained for {file['trained_context']} positions",
     ]
-    if "block_size" in file:
+    if "target_layers" in file:
+        block = f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, " if "block_size" in file else ""
         read = ", ".join(str(layer) for layer in file["target_layers"])
-        lines.append(
-            f"drafts blocks of {file['block_size']}, mask token {file['mask_token']}, reads the inputs of target layers"
-            f" {read}"
-        )
+        lines.append(f"{block}reads the inputs of target layers {read}")
     return lines + [f"doubtful: {doubt}" for doubt in file.get("doubts", [])]
 
 

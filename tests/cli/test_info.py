@@ -8,10 +8,10 @@ import gguf
 import pytest
 from architectures import ARCHITECTURES, write_architecture
 from checkpoints import write_case
-from drafter_models import write_drafter
+from drafter_models import write_drafter, write_eagle3
 from models import HYBRIDS, write_hybrid, write_recurrent, write_target
 
-from llama_dflash import DFlashDraft, Llama
+from llama_dflash import DFlashDraft, Eagle3Draft, Llama
 from llama_dflash.convert import convert
 from llama_dflash.gguf_file import GgufFile
 from llama_dflash.info import Model, Settings, doubts, problems, report, text
@@ -210,6 +210,29 @@ def test_a_drafter_s_ring_is_what_llama_cpp_allocates(files, target, tmp_path, l
     ring = sum(map(float, both["kv"])) - sum(map(float, alone["kv"]))
     assert abs(parts["drafter: ring"] / MIB - ring) < 0.031
     assert_logged([("weights", parts["drafter: weights"])], both["weights"][1:])
+
+
+def test_a_head_is_called_by_its_kind_and_its_cache_is_what_llama_cpp_allocates(target, tmp_path, logged):
+    head = write_eagle3(tmp_path / "head.gguf", target)
+    model = Model(head)
+    assert model.kind == "EAGLE-3 head" and problems(Model(target), model) == []
+    facts = report([Model(target), model], Settings())
+    assert "EAGLE-3 head, architecture eagle3" in text(facts) and "reads the inputs of target layers 1, 2, 3" in text(facts)
+    parts = dict(model.memory(Settings(draft_context=4096)))
+    alone, both = logged(target, n_ctx=512), logged(target, n_ctx=512, draft_model=Eagle3Draft(head, context=4096))
+    assert abs(parts["drafter: KV cache"] / MIB - sum(map(float, both["kv"])) + sum(map(float, alone["kv"]))) < 0.031
+    assert_logged([("weights", parts["drafter: weights"])], both["weights"][1:])
+
+
+def test_a_head_that_does_not_fit(target, tmp_path):
+    other = write_target(tmp_path / "other.gguf", n_embd=96, n_layer=9)
+    head = Model(write_eagle3(tmp_path / "head.gguf", other))
+    assert problems(Model(target), head) == [
+        "the head reads hidden states of size 96, the target's have 64",
+        "the drafter reads the input of target layer 8, the target has layers 0 to 3",
+        "the head has no tensor token_embd.weight, and can't use that of a target of hidden size 64, as its own is 96",
+        "the head has no tensor output.weight, and can't use that of a target of hidden size 64, as its own is 96",
+    ]
 
 
 def test_the_parts_of_a_split_model_count(tmp_path):
