@@ -80,8 +80,8 @@ quantisation, gives the tokenizer."""
 def _add_convert(commands: Any) -> None:
     from .convert import AUTO, TYPES
 
-    parser = _add(commands, "convert", _convert, "convert a published drafter (safetensors) to GGUF", CONVERT_EPILOG)
-    parser.add_argument("checkpoint", metavar="DIR", help="folder with config.json and *.safetensors")
+    parser = _add(commands, "convert", _convert, "convert a published drafter to GGUF", CONVERT_EPILOG)
+    parser.add_argument("checkpoint", metavar="DIR", help="folder with config.json and *.safetensors, or pytorch_model.bin")
     parser.add_argument(
         "--target", required=True, metavar="TARGET.gguf", help="the model that the drafter was made for"
     )

@@ -1,4 +1,5 @@
-"""A checkpoint as it is published: config.json and safetensors files. Read without torch, a few rows at a time.
+"""A checkpoint as it is published: config.json and safetensors files, or one of torch's own (torch_file.py). Read without
+torch, a few rows at a time.
 
 The format: 8 bytes with the length of a JSON header, the header (type, shape and place of every tensor), the data.
 """
@@ -66,8 +67,8 @@ class Checkpoint:
     """The config and the tensors of a checkpoint.
 
     Args:
-        path: A folder with config.json and model.safetensors or model-*-of-*.safetensors; or a safetensors file beside
-            a config.json. A shard of several stands for its folder.
+        path: A folder with config.json and model.safetensors, model-*-of-*.safetensors or pytorch_model.bin; or such a file
+            beside a config.json. A shard of several stands for its folder.
 
     Raises:
         ValueError: If a file is missing, damaged or truncated.
@@ -89,7 +90,7 @@ class Checkpoint:
         self.files = [self.folder / name for name in names]
         self.tensors: Dict[str, Source] = {}
         for file in self.files:
-            self.tensors.update(_read_header(file))
+            self.tensors.update(_tensors_of(file))
         self._check_index()
 
     def _read_config(self, path: Path) -> Dict[str, Any]:
@@ -127,10 +128,13 @@ class Checkpoint:
             raise ValueError(
                 f"{self.folder} lacks {', '.join(missing)}, which model.safetensors.index.json names: fetch the rest"
             )
+        if not names and (self.folder / "pytorch_model.bin").is_file():
+            return ["pytorch_model.bin"]
         if not names:
             found = ", ".join(sorted(f.name for f in self.folder.iterdir())[:8]) or "nothing"
             raise ValueError(
-                f"{self.folder} has no model*.safetensors (found: {found}): fetch the checkpoint's weights"
+                f"{self.folder} has no model*.safetensors, nor a pytorch_model.bin (found: {found}): fetch the checkpoint's"
+                " weights"
             )
         return names
 
@@ -142,6 +146,14 @@ class Checkpoint:
                     f"{self.folder} lacks {len(missing)} tensors that model.safetensors.index.json names, such as"
                     f" {missing[0]}: its files are of different downloads, fetch it again"
                 )
+
+
+def _tensors_of(file: Path) -> Dict[str, Source]:
+    if file.suffix != ".bin":
+        return _read_header(file)
+    from .torch_file import read_torch_file
+
+    return read_torch_file(file)
 
 
 def _read_header(file: Path) -> Dict[str, Source]:

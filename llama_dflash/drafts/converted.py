@@ -1,4 +1,4 @@
-"""`ConvertedDraft`: drafters that are published as safetensors checkpoints."""
+"""`ConvertedDraft`: drafters that are published as checkpoints (safetensors, or torch's own files)."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ def gguf_at(path: Union[str, Path]) -> Optional[Path]:
     """
     path = Path(path)
     if not path.is_dir():
-        return None if path.suffix == ".safetensors" and path.is_file() else path
-    if any(path.glob("*.safetensors")):
+        return None if path.suffix in (".safetensors", ".bin") and path.is_file() else path
+    if any(path.glob("*.safetensors")) or (path / "pytorch_model.bin").is_file():
         return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:

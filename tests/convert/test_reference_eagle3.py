@@ -342,3 +342,73 @@ def test_a_state_that_was_loaded_is_drafted_on_as_the_reference_does(drafting):
         again.eval(fixture.tokens[round.n_past - 2 : round.n_past])
         assert_is_expected(draft_on(again, fixture.tokens[round.n_past]), fixture, round, 22)
         again.close()
+
+
+# ---------------------------------------------------------------- what does not convert
+
+
+def checkpoint_of(name, folder, changes, drop=()):
+    (fixture,) = [fixture for fixture in FIXTURES if fixture.name == name]
+    config = {**fixture.about["config"], **changes}
+    fixture.about["config"] = {key: value for key, value in config.items() if key not in drop}
+    return fixture.write_checkpoint(folder / "checkpoint")
+
+
+def nested(**changes):
+    (fixture,) = [fixture for fixture in FIXTURES if fixture.name == "speculators eagle3"]
+    return {"transformer_layer_config": {**fixture.about["config"]["transformer_layer_config"], **changes}}
+
+
+FLAT, NESTED = "specforge eagle3 reduced vocabulary", "speculators eagle3"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (FLAT, {"eagle_config": {"use_last_layernorm": False}}, "use_last_layernorm = False, which changes what the head computes"),
+        (FLAT, {"eagle_config": {"use_aux_hidden_state": False}}, "use_aux_hidden_state = False, which changes what"),
+        (FLAT, {"eagle_config": {"parallel_draft_step": 2}}, "parallel_draft_step = 2, which changes what the head computes"),
+        (FLAT, {"eagle_config": {"new_trick": 1}}, "new_trick = 1 in eagle_config, a setting that is not known here"),
+        (FLAT, {"eagle_config": 3}, "eagle_config = 3, expected an object"),
+        (FLAT, {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 3, 7]}}, "the input of the target's layer 8, "),
+        (FLAT, {"eagle_aux_hidden_state_layer_ids": [1, "x", 3]}, "eagle_aux_hidden_state_layer_ids = [1, 'x', 3], expected a list"),
+        (FLAT, {"eagle_aux_hidden_state_layer_ids": [1, 3]}, "fc.weight has shape [64, 192], expected [64, 128]"),
+        (FLAT, {"mlp_bias": True}, "mlp_bias = True, which changes what the head computes"),
+        (FLAT, {"norm_before_fc": True}, "lacks input_norm.weight"),
+        (FLAT, {"fc_norm": True}, "lacks fc_norm.0.weight, fc_norm.1.weight, fc_norm.2.weight"),
+        (FLAT, {"fc_norm": True, "norm_before_fc": True}, "both norm_before_fc and fc_norm"),
+        (FLAT, {"norm_output": "no"}, "norm_output = 'no', expected true or false"),
+        (FLAT, {"hidden_act": "tanh"}, "hidden_act = 'tanh', expected one of"),
+        (FLAT, {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type = 'dynamic', expected one of"),
+        (FLAT, {"draft_vocab_size": 50}, "lm_head.weight has shape [48, 64], expected [50, 64]"),
+        (FLAT, {"vocab_size": 97}, "a vocabulary of 97 tokens, the target "),
+        (FLAT, {"target_hidden_size": 96}, "features of size 96 (target_hidden_size, else hidden_size), the target "),
+        (FLAT, {"quantization_config": {"quant_method": "fp8"}}, "the checkpoint is quantised"),
+        (FLAT, {"num_attention_heads": 8}, "self_attn.q_proj.weight has shape [64, 128], expected [128, 128]"),
+        (NESTED, nested(model_type="laguna"), "model_type = 'laguna' in transformer_layer_config, expected one of llama, qwen3"),
+        (NESTED, nested(layer_types=["sliding_attention"]), "sliding_attention among its layer_types"),
+        (NESTED, nested(num_hidden_layers=2), "lacks layers.1.input_layernorm.weight"),
+        (NESTED, {"speculators_model_type": "peagle"}, "speculators_model_type 'peagle', expected dflash, dflash2, dspark or eagle3"),
+    ],
+    ids=lambda value: "" if isinstance(value, dict) else value[:50],
+)
+def test_a_setting_that_changes_what_is_drafted_and_is_not_known_is_named(name, changes, message, target_files, tmp_path):
+    stored = {fixture.name: dict(fixture.about["config"]) for fixture in FIXTURES}
+    try:
+        checkpoint = checkpoint_of(name, tmp_path, changes)
+    finally:
+        for fixture in FIXTURES:
+            fixture.about["config"] = stored[fixture.name]
+    with pytest.raises(ValueError) as error:
+        convert.convert(checkpoint, target_files["llama"], tmp_path / "head.gguf")
+    assert message in str(error.value) and not (tmp_path / "head.gguf").exists()
+
+
+def test_a_checkpoint_is_drafted_with_as_it_is(target_files, tmp_path, monkeypatch):
+    """Converted once; its config.json says that it is an EAGLE-3 head."""
+    monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(tmp_path / "cache"))
+    (fixture,) = [fixture for fixture in FIXTURES if fixture.name == "eagle3"]
+    llm = Llama(str(target_files["llama"]), draft_model=fixture.write_checkpoint(tmp_path / "published"), n_ctx=256, verbose=False)
+    assert isinstance(llm.draft_model, Eagle3Draft) and llm.speculative_stats is not None
+    llm.close()
+    assert [path.suffix for path in (tmp_path / "cache" / "drafters").glob("*.gguf")] == [".gguf"]

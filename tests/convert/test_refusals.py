@@ -160,7 +160,7 @@ def test_files_that_are_missing(tmp_path, refusal):
     assert "holds no weight_map" in refusal(checkpoint)
     empty = write_case(tmp_path, "plain")
     (empty / "model.safetensors").unlink()
-    assert "has no model*.safetensors (found: README.md, config.json)" in refusal(empty)
+    assert "has no model*.safetensors, nor a pytorch_model.bin (found: README.md, config.json)" in refusal(empty)
     (empty / "config.json").write_text("{")
     assert "is no readable JSON" in refusal(empty)
     (empty / "config.json").write_text('{"a":' * 100_000)
