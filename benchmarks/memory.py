@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List
 
+from llama_dflash import DFlashDraft
 from llama_dflash.bench.methods import LlamaServer, Method, Models, load
 from llama_dflash.bench.tables import markdown
 
@@ -63,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
-    models = Models(args.target, args.draft_model, args.threads, args.ctx, args.llama_server)
+    models = Models(args.target, (DFlashDraft(args.draft_model),), args.threads, args.ctx, args.llama_server)
     methods = methods_of(args)
     if args.only is not None:
         print(*measure(models, methods[args.only], args.tokens).values())

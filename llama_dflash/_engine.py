@@ -133,8 +133,8 @@ def check_model(path: str) -> None:
         raise ValueError(_last_error(functions))
 
 
-def misfits(target: PathLike, drafter: PathLike) -> List[str]:
-    """Why a drafter can't draft for a target: sentences, none if the two fit. Reads what the files say about themselves, no
+def misfits(target: PathLike, drafter: PathLike = "") -> List[str]:
+    """Why a drafter, or one without a file, can't draft for a target: sentences, none if the two fit. Reads what the files say about themselves, no
     weights."""
     functions = _library_functions()
     with _quiet():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, List, Optional
@@ -122,6 +123,7 @@ examples:
   llama-dflash info drafter.gguf
   llama-dflash info target.gguf drafter.gguf --ctx 131072 --type-k q4_0 --type-v q4_0
   llama-dflash info target.gguf drafter.gguf --json
+  llama-dflash info target.gguf ngram
 
 No weights are loaded: all of it is in the files' metadata. With a target and a drafter that do not fit, the exit code is 1."""
 
@@ -136,7 +138,7 @@ def _add_info(commands: Any) -> None:
         "say what targets and drafters are, whether they fit, and what memory they need",
         INFO_EPILOG,
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="GGUF file of a target or a drafter")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="GGUF file of a target or a drafter, or ngram")
     parser.add_argument(
         "--ctx",
         type=_positive,
@@ -168,7 +170,8 @@ def _info(args: argparse.Namespace) -> int:
     from . import info
 
     settings = info.Settings(args.ctx, args.type_k, args.type_v, args.draft_context)
-    facts = info.report([info.Model(file) for file in args.files], settings)
+    words = [word for word in args.files if word == "ngram" and not os.path.exists(word)]
+    facts = info.report([info.Model(file) for file in args.files if file not in words], settings, words)
     print(json.dumps(facts, indent=2) if args.json else info.text(facts))
     return 0 if all(fit["fits"] for fit in facts["fits"]) else 1
 

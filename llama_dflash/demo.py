@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
@@ -24,7 +24,8 @@ from . import _library
 from .bench.prompts import asker
 from .bench.summary import first_difference
 from .cache_folder import cache_folder
-from .drafts import DFlashDraft
+from .drafts import FileDraft
+from .drafts import parse as drafts_of
 from .llama import Llama
 from .stats import DraftTree
 
@@ -61,6 +62,7 @@ EXAMPLES = """examples:
   python -m llama_dflash.demo --prompt "Why is the sky blue?"
   python -m llama_dflash.demo --budget 15 --type f16      15 draft nodes in every round, 16-bit weights
   python -m llama_dflash.demo --model T.gguf --draft-model D.gguf
+  python -m llama_dflash.demo --model T.gguf --draft-model ngram     drafts from the text itself: any model
 
 With make: make demo ARGS="--tree". Colours are left out where the output is no terminal or NO_COLOR is set.
 """
@@ -332,7 +334,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument("--pair", choices=PAIRS, default=next(iter(PAIRS)), help="which shipped pair (default: %(default)s)")
     parser.add_argument("--model", type=Path, help="a target of your own (GGUF)")
-    parser.add_argument("--draft-model", type=Path, help="a DFlash drafter (GGUF) made for the target")
+    parser.add_argument("--draft-model", help='a drafter for the target (a file), or "ngram"')
     parser.add_argument("--prompt", action="append", help="ask this instead (may be given more than once)")
     parser.add_argument("--max-tokens", type=positive, default=96, help="tokens a prompt (default: %(default)s)")
     parser.add_argument(
@@ -349,7 +351,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--tree", action="store_true", help="draw the draft tree of the last round")
     args = parser.parse_args(arguments)
     if args.model is not None and args.draft_model is None:
-        parser.error("--model needs --draft-model: a drafter serves the one target it was trained for")
+        parser.error("--model needs --draft-model: a drafter serves the one target it was trained for. For any: ngram")
     if args.model is not None and args.type is not None:
         parser.error("--type is for the shipped pairs only")
     pair = PAIRS[args.pair]
@@ -377,22 +379,19 @@ def budget(text: str):
 def load(args: argparse.Namespace) -> Dict[str, Llama]:
     """The three ways, warm."""
     pair = PAIRS[args.pair]
-    drafter = args.draft_model or find_shipped(pair.drafter)
+    (draft,) = drafts_of(args.draft_model or find_shipped(pair.drafter))
     target = args.model or find_target(pair)
-    for path in (target, drafter):
-        if not path.is_file():
+    for path in (target, Path(draft.path)) if isinstance(draft, FileDraft) else (target,):
+        if not path.exists():
             raise Missing(f"no such file: {path}")
     if args.model is None and args.type != pair.weights:
         target = convert(target, args.type)
 
-    block = "short" if args.draft_model is None else "whole"  # of the shipped drafters it was measured that nothing is lost
-    drafts = {
-        "plain": None,
-        "chain": DFlashDraft(drafter, budget=args.budget, mode="chain", block=block),
-        "tree": DFlashDraft(drafter, budget=args.budget, block=block),
-    }
+    if args.draft_model is None:
+        draft = replace(draft, block="short")  # of the shipped drafters it was measured that nothing is lost
+    drafts = {"plain": None, **{way: replace(draft, budget=args.budget, mode=way) for way in ("chain", "tree")}}
     ways = {}
-    with step(f"loading {target.name}, and {drafter.name} for it"):
+    with step(f"loading {target.name}, and {args.draft_model or pair.drafter} for it"):
         for way, draft in drafts.items():
             ways[way] = Llama(
                 str(target),

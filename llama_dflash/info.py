@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import _engine
 from .drafts import CACHE_TYPES, Eagle3Draft
@@ -22,6 +22,7 @@ KV_TYPES = tuple(name.lower() for name in CACHE_TYPES.values())
 
 _RECURRENT = ("ssm_", "shortconv.", "time_mix_")  # what names of a recurrent layer's tensors begin with
 _CELLS = 256  # llama.cpp rounds a context up to a multiple
+_NGRAM_BYTES = 170  # of a token: native/engine/ngram/suffix-index.h
 _F32 = 4  # bytes; recurrent states are kept in it
 
 _NOT_COUNTED = "llama.cpp's compute buffers, which it sizes when a model is loaded, by n_ubatch and the vocabulary above all"
@@ -257,9 +258,9 @@ class Model:
         return facts
 
 
-def problems(target: Model, drafter: Model) -> List[str]:
-    """Why a drafter can't draft for a target: sentences, none if the two fit. They are the engine's own."""
-    return _engine.misfits(target.file.path, drafter.file.path)
+def problems(target: Model, drafter: Optional[Model] = None) -> List[str]:
+    """Why a drafter, or one without a file, can't draft for a target: sentences, none if the two fit. They are the engine's own."""
+    return _engine.misfits(target.file.path, drafter.file.path if drafter else "")
 
 
 def doubts(drafter: Model) -> List[str]:
@@ -295,8 +296,14 @@ def doubts(drafter: Model) -> List[str]:
     return found
 
 
-def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:
-    """What `llama-dflash info --json` prints: the files, which drafter fits which target, the sum of their memory."""
+def report(models: Sequence[Model], settings: Settings, words: Sequence[str] = ()) -> Dict[str, Any]:
+    """What `llama-dflash info --json` prints: the files, which drafter fits which target, the sum of their memory.
+
+    Args:
+        models: Targets and drafters.
+        settings: What memory is asked for.
+        words: Drafters without a file: "ngram".
+    """
     files = [model.as_dict(settings) for model in models]
     fits = []
     for drafter in (m for m in models if m.is_drafter):
@@ -310,6 +317,11 @@ def report(models: Sequence[Model], settings: Settings) -> Dict[str, Any]:
                     "problems": found,
                 }
             )
+    for word in words:
+        for target in (m for m in models if not m.is_drafter):
+            found = problems(target)
+            fits.append({"target": str(target.file.path), "drafter": word, "fits": not found, "problems": found})
+            files[models.index(target)]["memory"].append({"what": "n-gram index", "bytes": _NGRAM_BYTES * settings.n_ctx})
     total = sum(part["bytes"] for file in files for part in file["memory"])
     asked = {
         "context": settings.n_ctx,

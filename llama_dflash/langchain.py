@@ -57,7 +57,7 @@ class _Streaming:
 class ChatLlamaCpp(chat_models.ChatLlamaCpp):
     """langchain_community's ChatLlamaCpp with speculation.
 
-    One more argument, draft_model: the path of a DFlash drafter made for the target, a `DFlashDraft` with settings, or None.
+    One more argument, draft_model: whatever `Llama(draft_model=)` takes: the path of a drafter, "ngram", an object with settings, a list.
     Messages have usage_metadata, and streamed tool calls can be joined.
     """
 
@@ -79,7 +79,7 @@ class ChatLlamaCpp(chat_models.ChatLlamaCpp):
 class LlamaCpp(llms.LlamaCpp):
     """langchain_community's LlamaCpp with speculation.
 
-    One more argument, draft_model: the path of a DFlash drafter made for the target, a `DFlashDraft` with settings, or None.
+    One more argument, draft_model: whatever `Llama(draft_model=)` takes: the path of a drafter, "ngram", an object with settings, a list.
     """
 
     _draft_model = model_validator(mode="before")(_draft_model_to_kwargs)

@@ -30,7 +30,7 @@ class LlamaCPP(upstream.LlamaCPP):
         """As upstream's, and:
 
         Args:
-            draft_model: The path of a DFlash drafter made for the target, a `DFlashDraft` with settings, or None.
+            draft_model: Whatever `Llama(draft_model=)` takes: the path of a drafter, "ngram", an object with settings, a list.
         """
         if draft_model is not None:
             model_kwargs = {**(model_kwargs or {}), "draft_model": draft_model}

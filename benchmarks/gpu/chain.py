@@ -13,6 +13,7 @@ from typing import Any
 
 import llama_dflash  # noqa: F401  before llama_cpp
 import numpy as np
+from llama_dflash import DFlashDraft
 from llama_dflash.bench.methods import LlamaServer, Method, Models
 
 import results
@@ -40,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def start(args: argparse.Namespace) -> LlamaServer:
-    models = Models(args.target, args.drafter, args.threads, args.ctx, args.llama_server, args.n_gpu_layers)
+    models = Models(args.target, (DFlashDraft(args.drafter),), args.threads, args.ctx, args.llama_server, args.n_gpu_layers)
     options = ["--fit", "off", "--cache-type-k", args.kv, "--cache-type-v", args.kv]
     if args.n_max == 0:
         return LlamaServer(models, Method("server-plain"), options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from .. import info
-from ..drafts import DFlashDraft
+from ..drafts import DFlashDraft, Draft, FileDraft, parse
 from .measure import TargetBench, Wanted, run_target
 from .methods import Budget, Method, Models
 from .progress import Progress
@@ -30,6 +31,9 @@ examples:
 Every way of decoding goes on after the same prompts, greedily; times are those of decoding alone, without the prompt's
 evaluation. Each loads the target by itself: their files are mapped, so that a CPU has the weights in memory once, but on a
 GPU everything is there as often as there are budgets, and one plainly. Ctrl-C keeps what was measured."""
+
+
+SERVER_NGRAM = ("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod")
 
 
 def _positive(text: str) -> int:
@@ -65,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--target", action="append", required=True, type=Path, metavar="M.gguf", help="a target; may be repeated")
     add(
         "--draft-model",
+        action="append",
         required=True,
-        type=Path,
         metavar="D.gguf",
-        help="the DFlash drafter of all these targets, or its published checkpoint",
+        help='the drafter of all these targets: a file, its published checkpoint, or "ngram"; of several, one tree is made',
     )
     add(
         "--prompts",
@@ -88,6 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--block", choices=["whole", "short"], default="whole", help="what a drafter denoises a round (%(default)s)")
     add("--llama-server", type=Path, metavar="PATH", help="an unpatched llama-server, to measure llama.cpp's own chain")
     add("--server-lengths", type=_lengths, default="3,7,15", metavar="LIST", help="of llama.cpp's chain (%(default)s)")
+    add("--server-ngram", choices=SERVER_NGRAM, default=SERVER_NGRAM[0], help='llama.cpp\'s "ngram" method (%(default)s)')
+    add("--server-match", type=_positive, default=3, metavar="N", help="tokens that it looks for (%(default)s)")
     add("--max-tokens", type=_positive, default=128, metavar="N", help="per prompt (%(default)s)")
     add("--threads", type=_positive, default=os.cpu_count(), metavar="N", help="default: all cores (%(default)s)")
     add("--n-gpu-layers", type=_layers, default=0, metavar="N", help="on the GPU, -1 for all (%(default)s)")
@@ -122,7 +128,7 @@ def run(args: argparse.Namespace, program: Sequence[str], checkout: Optional[Pat
         _check_writable(path)
     models = _models(args)
     wanted = Wanted(_methods(args), sets, args.max_tokens, args.repeats)
-    results = Results(args, models[0].drafter, sets, program, checkout)
+    results = Results(args, models[0], sets, program, checkout)
 
     counts = {"target": len(models), "prompt": sum(len(s.texts) for s in sets), "method": len(wanted.methods)}
     progress.say(", ".join(f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items()))
@@ -158,14 +164,28 @@ def _models(args: argparse.Namespace) -> List[Models]:
         raise ValueError("--target: two targets have the same file name")
     models = []
     for target in args.target:
-        draft = DFlashDraft(str(args.draft_model)).ready_for(str(target))
-        problems = info.problems(info.Model(target), info.Model(draft.path))
-        if problems:
-            raise ValueError(f"{args.draft_model} does not fit {target}: {'; '.join(problems)}")
+        drafts = tuple(_draft(item, target, args.block) for item in args.draft_model)
         models.append(
-            Models(target, Path(draft.path), args.threads, args.ctx, args.llama_server, args.n_gpu_layers, args.block)
+            Models(
+                target, drafts, args.threads, args.ctx, args.llama_server, args.n_gpu_layers, args.server_ngram, args.server_match
+            )
         )
+    if args.llama_server and not models[0].server_can():
+        raise ValueError(f"--llama-server: it can't draft with {' and '.join(args.draft_model)} together: leave it out")
     return models
+
+
+def _draft(item: str, target: Path, block: str) -> Draft:
+    """A drafter whose file is there and fits."""
+    (draft,) = parse(item)
+    if isinstance(draft, DFlashDraft):
+        draft = dataclasses.replace(draft, block=block)
+    ready = draft.ready_for(str(target))
+    if isinstance(ready, FileDraft):
+        problems = info.problems(info.Model(target), info.Model(ready.path))
+        if problems:
+            raise ValueError(f"{item} does not fit {target}: {'; '.join(problems)}")
+    return ready
 
 
 def _methods(args: argparse.Namespace) -> List[Method]:

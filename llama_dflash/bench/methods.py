@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -12,12 +13,12 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import llama_cpp
 import numpy as np
 
-from ..drafts import DFlashDraft
+from ..drafts import DFlashDraft, Draft, FileDraft, NGramDraft
 from ..llama import Llama
 
 Budget = Union[int, str, None]  # nodes beside the root; "auto"; None where nothing is drafted
@@ -67,27 +68,54 @@ class Generation:
 
 @dataclass(frozen=True)
 class Models:
-    """What every method loads, and how."""
+    """What every method loads, and how.
+
+    drafts: The drafters, whose files are there and fit the target.
+    server_ngram, server_match: llama.cpp's own method where the drafter is an n-gram one, and the tokens that it looks for.
+    """
 
     target: Path
-    drafter: Path
+    drafts: Tuple[Draft, ...]
     threads: int
     n_ctx: int
     llama_server: Optional[Path] = None
     n_gpu_layers: int = 0  # -1 for all
-    block: str = "whole"  # of DFlashDraft
+    server_ngram: str = "ngram-simple"
+    server_match: int = 3
+
+    def drafts_for(self, method: Method) -> Optional[List[Draft]]:
+        """The drafters as a method of ours wants them; None for plain decoding."""
+        if method.budget is None:
+            return None
+        return [dataclasses.replace(draft, budget=method.budget, mode=method.kind) for draft in self.drafts]  # type: ignore[type-var]
+
+    def server_options(self, budget: int) -> List[str]:
+        """What llama-server is to be told to draft with the same, as far as it can: chains of one drafter."""
+        (draft,) = self.drafts
+        if isinstance(draft, NGramDraft):
+            sizes = ("n-match", "n-max") if self.server_ngram == "ngram-mod" else ("size-n", "size-m")
+            options = ["--spec-type", self.server_ngram]
+            for size, value in zip(sizes, (self.server_match, budget)):
+                options += [f"--spec-{self.server_ngram}-{size}", str(value)]
+            return options
+        assert isinstance(draft, DFlashDraft)
+        return ["--spec-type", "draft-dflash", "--spec-draft-model", draft.path, "--spec-draft-n-max", str(budget)]
+
+    def server_can(self) -> bool:
+        return len(self.drafts) == 1 and isinstance(self.drafts[0], (DFlashDraft, NGramDraft))
+
+    @property
+    def drafter_bytes(self) -> int:
+        return sum(Path(draft.path).stat().st_size for draft in self.drafts if isinstance(draft, FileDraft))
 
 
 class Ours:
     """llama_dflash.Llama in this process, with a drafter or without."""
 
     def __init__(self, models: Models, method: Method) -> None:
-        draft = None
-        if method.budget is not None:
-            draft = DFlashDraft(str(models.drafter), budget=method.budget, mode=method.kind, block=models.block)
         self.llm = Llama(
             str(models.target),
-            draft_model=draft,
+            draft_model=models.drafts_for(method),
             n_ctx=models.n_ctx,
             n_threads=models.threads,
             n_threads_batch=models.threads,
@@ -162,12 +190,11 @@ class LlamaServer:
         command += ["--threads", str(models.threads), "--threads-batch", str(models.threads)]
         command += ["--ctx-size", str(models.n_ctx), "--flash-attn", "on", "--parallel", "1", "--cache-ram", "0"]
         if method.budget is not None:
-            command += ["--spec-type", "draft-dflash", "--spec-draft-model", str(models.drafter)]
-            command += ["--spec-draft-n-max", str(method.budget)]
+            command += models.server_options(method.budget)
         if models.n_gpu_layers != 0:
             layers = "all" if models.n_gpu_layers < 0 else str(models.n_gpu_layers)
             command += ["--gpu-layers", layers]
-            command += [] if method.budget is None else ["--spec-draft-ngl", layers]
+            command += [] if method.budget is None or models.drafter_bytes == 0 else ["--spec-draft-ngl", layers]
         command += options
         folder = str(models.llama_server.resolve().parent)
         libraries = os.pathsep.join([folder, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])

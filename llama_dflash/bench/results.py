@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+from .methods import Models
 from .prompts import PromptSet
 from .summary import summarise
 from .surroundings import command_line, machine, versions
@@ -22,7 +23,7 @@ class Results:
     def __init__(
         self,
         args: argparse.Namespace,
-        drafter: Path,
+        models: Models,
         prompts: List[PromptSet],
         program: Sequence[str],
         checkout: Optional[Path],
@@ -45,7 +46,7 @@ class Results:
                 "temperature": 0.0,
                 "batch_invariant": os.environ.get("GGML_CPU_BATCH_INVARIANT", "0") not in ("", "0"),
             },
-            "drafter": {"name": _name(args.draft_model), "bytes": drafter.stat().st_size},
+            "drafter": {"name": " + ".join(map(_name, args.draft_model)), "bytes": models.drafter_bytes},
             "targets": [],
             "sets": [{"name": p.name, "style": p.style, "prompts": len(p.texts)} for p in prompts],
             "runs": [],
@@ -72,8 +73,9 @@ class Results:
         jsonschema.Draft202012Validator(schema).validate(json.loads(json.dumps(self.content)))
 
 
-def _name(drafter: Path) -> str:
-    return drafter.resolve().name if drafter.is_dir() else drafter.stem
+def _name(drafter: str) -> str:
+    path = Path(drafter)
+    return path.resolve().name if path.is_dir() else path.stem
 
 
 def to_json(content: Dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ class NGramDraft(Draft):
         mode: "tree" verifies the most probable continuations at once, "chain" the most probable one. Targets whose memory
             can't hold a tree verify chains in either mode.
         corpus: More texts to draft from: each a str, the path of a UTF-8 text file, or tokens of the target. They are
-            indexed once, when the target is loaded, about 120 bytes a token, and shared by all conversations.
+            indexed once, when the target is loaded, 140 bytes a token, and shared by all conversations.
         remember: Whether answers are drafted from in later conversations of the same `Llama`, as long as it lives: the last
             65,536 tokens of them. Without it a conversation's drafts come from its own text and the corpus alone. Drafts never
             change a text, but how long it takes then depends on what was answered before.
@@ -45,6 +45,7 @@ class NGramDraft(Draft):
 
     kind = "ngram"
     word = "ngram"
+    article = "an"
 
     budget: Union[str, int] = "auto"
     mode: str = "tree"

@@ -23,7 +23,7 @@ class LlamaProxy(upstream.LlamaProxy):
 
     def __init__(self, models: List[ModelSettings]) -> None:
         for settings in models:
-            settings.drafter()  # said now, not when somebody asks for the model
+            settings.drafters()  # said now, not when somebody asks for the model
         super().__init__(models)
 
     @property
@@ -63,10 +63,10 @@ def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:
     own: Dict[str, Any] = {}
     if settings.checkpoint_bytes is not None:
         own["checkpoint_bytes"] = settings.checkpoint_bytes
-    drafter = settings.drafter()
-    if drafter is None:
+    drafters = settings.drafters()
+    if not drafters:
         return own
-    own["draft_model"] = drafter
+    own["draft_model"] = drafters if len(drafters) > 1 else drafters[0]
     # upstream's defaults do not suit a drafter: it drafts best with flash attention (docs/exactness.md), and
     # logits_all keeps n_ctx x n_vocab logits for the few requests that want logprobs
     if "flash_attn" not in settings.model_fields_set:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import List, Literal, Optional, Union
 
 import llama_cpp.server.settings as upstream
 from pydantic import Field
 
-from ..drafts import DFlashDraft
+from ..drafts import Draft, FileDraft, parse
 
 PROMPT_LOOKUP = "prompt-lookup-decoding"
 
@@ -45,8 +46,8 @@ class ModelSettings(upstream.ModelSettings):
 
     draft_model: Optional[str] = Field(
         default=None,
-        description="What to speculate with: the path of a DFlash drafter made for the model (a GGUF file or a "
-        f"published checkpoint), or {PROMPT_LOOKUP}, llama-cpp-python's own method.",
+        description="What to speculate with: the path of a drafter for the model (a GGUF file or a published checkpoint), ngram, "
+        f"several of these with commas between them, or {PROMPT_LOOKUP}, llama-cpp-python's own method.",
     )
     draft_model_budget: Union[Literal["auto"], int] = Field(
         default="auto",
@@ -82,28 +83,28 @@ class ModelSettings(upstream.ModelSettings):
         description="For recurrent and hybrid models: the most memory for checkpoints of their states. 512 MiB if not given.",
     )
 
-    def drafter(self) -> Optional[DFlashDraft]:
-        """The DFlash drafter that these settings describe, if they do.
+    def drafters(self) -> List[Draft]:
+        """The drafters that these settings describe: none for plain decoding and for llama-cpp-python's own method.
 
         Raises:
-            ValueError: If there is no such file, or a setting has a wrong value.
+            ValueError: If there is no such file, or a setting has a wrong value or is none of these drafters'.
         """
         if self.draft_model is None or self.draft_model == PROMPT_LOOKUP:
-            return None
-        if not os.path.exists(self.draft_model):
-            raise ValueError(
-                f"draft_model: no such file: {self.draft_model}, expected the path of a DFlash drafter or {PROMPT_LOOKUP}"
-            )
-        return DFlashDraft(
-            self.draft_model,
-            budget=self.draft_model_budget,
-            mode=self.draft_model_mode,
-            context=self.draft_model_context,
-            n_gpu_layers=self.draft_model_n_gpu_layers,
-            type_k=self.draft_model_type_k,
-            type_v=self.draft_model_type_v,
-            block=self.draft_model_block,
-        )
+            return []
+        names = [self.draft_model] if os.path.exists(self.draft_model) else self.draft_model.split(",")
+        drafters = [parse(name.strip())[0] for name in names]
+        for draft in drafters:
+            if isinstance(draft, FileDraft) and not os.path.exists(draft.path):
+                raise ValueError(f"draft_model: no such file: {draft.path}, expected the path of a drafter or {PROMPT_LOOKUP}")
+        fields = [{field.name for field in dataclasses.fields(draft)} for draft in drafters]
+        given = {name[len("draft_model_") :]: getattr(self, name) for name in self.model_fields_set if name.startswith("draft_model_")}
+        for name in given:
+            if not any(name in known for known in fields):
+                raise ValueError(f"draft_model_{name}: {self.draft_model} has no such setting")
+        return [
+            dataclasses.replace(draft, **{name: value for name, value in given.items() if name in known})
+            for draft, known in zip(drafters, fields)
+        ]
 
 
 class Settings(ServerSettings, ModelSettings):

@@ -65,6 +65,9 @@ sentences file_misfits(const std::string & target, const std::string & drafter) 
     const abort_guard guard;
     try {
         check_target_file(target);
+        if (drafter.empty()) {
+            return target_misfits(weightless_target(target).ctx.get());
+        }
         const auto file = drafter_file::open(drafter);
         file->check();
         const weightless_target loaded(target);

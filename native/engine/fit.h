@@ -15,5 +15,5 @@ sentences target_misfits(llama_context * target);
 // Refuses if there are any, with all of them in one sentence. `what`: how it calls what does not fit.
 void refuse_misfits(const std::string & what, const sentences & found);
 
-// Both, and the drafter's own, for files: reads what they say about themselves, never their weights.
+// Both, and the drafter's own, for files (an empty name: of a drafter without a file): reads what they say about themselves, never their weights.
 sentences file_misfits(const std::string & target, const std::string & drafter);

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from drafter_models import write_drafter
 
 from llama_dflash import cli
 
@@ -28,6 +29,7 @@ def prompts(files) -> Path:
     write("all.jsonl", [{"prompt": "a"}])
     write("nothing.jsonl", [{"prompt": "a"}, {"prompt": ""}])
     write("many.jsonl", [{"prompt": str(n)} for n in range(2000)])
+    write_drafter(files / "wrong.gguf", files / "target.gguf", n_embd=96)
     (files / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     return files
 
@@ -52,6 +54,25 @@ def test_bench_writes_results_and_prints_tables(command, prompts):
         assert text in done.stdout
     assert "3/3 texts[1]" in done.stderr and "min left" in done.stderr
     assert "\r" not in done.stderr  # no line moves where there is no terminal
+
+
+def test_bench_drafts_from_the_text_itself_alone_and_beside_a_drafter(command, prompts):
+    for given, name, n_bytes in ((["ngram"], "ngram", 0), (["drafter.gguf", "ngram"], "drafter + ngram", None)):
+        words = [word for item in given for word in ("--draft-model", item)]
+        asked = ["--target", "target.gguf", *words, "--prompts", "texts.jsonl:2", *QUICK, "--out", f"{name}.json"]
+        done = command("bench", *asked)
+        assert done.returncode == 0, done.stderr
+        results = checked(prompts / f"{name}.json")
+        n_bytes = (prompts / "drafter.gguf").stat().st_size if n_bytes is None else n_bytes
+        assert results["drafter"] == {"name": name, "bytes": n_bytes}
+        assert {run["method"] for run in results["runs"]} == {"plain", "chain 3", "tree 4", "tree auto"}
+
+
+def test_a_llama_server_drafts_with_one_drafter_only(command, prompts):
+    (prompts / "llama-server").touch()
+    several = ["--draft-model", "ngram", "--llama-server", "llama-server"]
+    done = command("bench", *PAIR, *several, "--prompts", "texts.jsonl", *QUICK, "--out", "r.json")
+    assert done.returncode != 0 and "--llama-server: it can't draft with drafter.gguf and ngram together" in done.stderr
 
 
 def test_tables_and_pictures_go_into_files(prompts, capsys, monkeypatch):
@@ -91,7 +112,8 @@ def test_a_published_drafter_is_measured(prompts, monkeypatch, tmp_path):
         (["--prompts", "texts.jsonl", "--target", "no.gguf"], "no such file: no.gguf"),
         (["--prompts", "texts.jsonl", "--llama-server", "no"], "no such file: no"),
         (["--prompts", "texts.jsonl", "--draft-model", "no.gguf"], "no such file: no.gguf"),
-        (["--prompts", "texts.jsonl", "--draft-model", "target.gguf"], "target.gguf does not fit target.gguf: "),
+        (["--prompts", "texts.jsonl", "--draft-model", "wrong.gguf"], "wrong.gguf does not fit target.gguf: "),
+        (["--prompts", "texts.jsonl", "--draft-model", "bigram"], 'draft_model is "bigram", which is no file'),
         (["--prompts", "texts.jsonl", "--max-tokens", "250"], "use --ctx 512"),
         (["--prompts", "texts.jsonl", "--markdown", "published"], "published is a folder"),
         (["--prompts", "texts.jsonl", "--markdown", "texts.jsonl/r.md"], "File exists"),

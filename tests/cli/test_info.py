@@ -50,6 +50,18 @@ def test_a_drafter_that_does_not_fit(command, target, tmp_path, settings, messag
         Llama(str(target), draft_model=drafter, n_ctx=256, verbose=False).close()
 
 
+def test_drafts_of_the_text_itself_fit_a_target_and_need_an_index(command, target):
+    done = command("info", "target.gguf", "ngram", "--ctx", "1024")
+    assert done.returncode == 0, done.stderr
+    assert "ngram fits target.gguf." in done.stdout and re.search(r"n-gram index +170\.0 KiB", done.stdout)
+
+
+def test_drafts_of_the_text_itself_do_not_fit_a_target_that_takes_none(command, target, tmp_path):
+    recurrent = write_recurrent(tmp_path / "recurrent.gguf")
+    done = command("info", str(recurrent), "ngram")
+    assert done.returncode == 1 and f"ngram does not fit {recurrent}:\n  - the recurrent layers of" in done.stdout
+
+
 def test_other_token_texts(target, files, tmp_path):
     drafter = tmp_path / "texts.gguf"
     drafter.write_bytes((files / "drafter.gguf").read_bytes().replace(b"<pad>", b"<PAD>"))

@@ -47,6 +47,17 @@ def test_a_run_shows_three_ways_and_a_table(short_run):
         assert len(re.findall(rf"{way} +\d+ +\d+\.\d +\d+\.\d\dx +\d+\.\d\d", short_run.stdout)) == 3
 
 
+def test_a_run_with_drafts_of_the_text_itself(tmp_path):
+    target = demo.find_target(demo.PAIRS["tiny-qwen35"])
+    words = ["--model", str(target), "--draft-model", "ngram", "--prompt", "a b c a b c a b", "--threads", "1", "--max-tokens", "12"]
+    done = subprocess.run(
+        [sys.executable, "-m", "llama_dflash.demo", *words],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.count("[tree]") == 1, done.stderr
+
+
 def test_a_run_draws_the_last_tree(short_run):
     picture = short_run.stdout.split("The last draft tree\n")[1]
     assert "root: the token sampled before this round" in picture

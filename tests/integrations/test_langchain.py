@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from llama_dflash import DFlashDraft, install
+from llama_dflash import DFlashDraft, NGramDraft, install
 
 pytest.importorskip("langchain_community", reason='needs `pip install "llama-dflash[langchain]"`')
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -68,6 +68,13 @@ def test_chat_invoke_stream_and_batch_write_plain_decodings_text(chat, answer):
     assert drafted(chat)
     assert "".join(chunk.content for chunk in chat.stream([HumanMessage(QUESTION)])) == answer
     assert [message.content for message in chat.batch([QUESTION, QUESTION])] == [answer, answer]
+
+
+def test_drafts_of_the_text_itself_by_their_word(shipped, code, answer):
+    llm = ours.LlamaCpp(**settings(shipped, draft_model="ngram"))
+    assert llm.invoke(CODE) == code
+    assert llm.client.draft_model == NGramDraft() and llm.client.speculative_stats.rounds > 0
+    assert ours.ChatLlamaCpp(**settings(shipped, draft_model=["ngram"])).invoke(QUESTION).content == answer
 
 
 def test_messages_tell_their_usage_streamed_and_not(chat):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama_dflash import DFlashDraft
+from llama_dflash import DFlashDraft, NGramDraft
 
 pytest.importorskip(
     "llama_index.llms.llama_cpp",
@@ -37,6 +37,12 @@ def test_complete_and_stream_write_plain_decodings_text(llm, text):
     assert llm.complete(CODE, formatted=True).text == text
     assert llm._model.speculative_stats.accepted > 0
     assert list(llm.stream_complete(CODE, formatted=True))[-1].text == text
+
+
+def test_drafts_of_the_text_itself_by_their_word(shipped, text):
+    llm = LlamaCPP(model_path=shipped["model_path"], draft_model="ngram", model_kwargs=THREADS, **SETTINGS)
+    assert llm.complete(CODE, formatted=True).text == text
+    assert llm._model.draft_model == NGramDraft() and llm._model.speculative_stats.rounds > 0
 
 
 def test_chat_answers_and_streams(llm):

@@ -45,8 +45,14 @@ def test_a_drafter_of_another_target_is_refused(folder, pair):
     assert said.startswith("llama_dflash.server: draft_model: ") and "96" in said and "64" in said
 
 
-def test_a_model_that_is_no_drafter_is_refused(folder, pair):
-    assert 'expected "dflash"' in refusal(folder, *arguments(model=pair.target, draft_model=pair.target))
+def test_a_word_that_is_no_drafter_is_refused(folder, pair):
+    said = refusal(folder, *arguments(model=pair.target, draft_model="bigram"))
+    assert 'draft_model is "bigram", which is no file, expected the path of a DFlash drafter' in said and '"ngram"' in said
+
+
+def test_a_setting_that_the_drafter_does_not_have_is_refused(folder, pair):
+    said = refusal(folder, *arguments(model=pair.target, draft_model="ngram", draft_model_block="short"))
+    assert "draft_model_block: ngram has no such setting" in said
 
 
 def test_a_missing_drafter_is_refused_also_of_a_model_that_is_not_loaded_first(folder, pair):
@@ -123,11 +129,14 @@ CALL = dict(
 def several(folder, start, pair, other_pair, hybrid_pair):
     common = {**OPTIONS, "verbose": False}
     del common["accept_any_model"]
+    wrong = drafter_models.write_drafter(folder / "of-another-size.gguf", pair.target, n_embd=96)
     models = [
         dict(model_alias="one", model=str(pair.target), draft_model=str(pair.drafter), draft_model_budget=12),
         dict(model_alias="two", model=str(other_pair.target), draft_model=str(other_pair.drafter), draft_model_budget="auto"),
         dict(model_alias="lookup", model=str(pair.target), draft_model="prompt-lookup-decoding", flash_attn=True),
-        dict(model_alias="mixed-up", model=str(pair.target), draft_model=str(pair.target)),
+        dict(model_alias="mixed-up", model=str(pair.target), draft_model=str(wrong)),
+        dict(model_alias="ngram", model=str(pair.target), draft_model="ngram", draft_model_budget=12),
+        dict(model_alias="both", model=str(pair.target), draft_model=f"{pair.drafter}, ngram", draft_model_budget=12),
         dict(model_alias="embedding", model=str(pair.target), draft_model=str(pair.drafter), embedding=True),
         dict(model_alias="embedding-plain", model=str(pair.target), flash_attn=True, embedding=True),
         dict(model_alias="hybrid", model=str(hybrid_pair.target), draft_model=str(hybrid_pair.drafter), draft_model_budget=12),
@@ -149,6 +158,13 @@ def test_every_model_of_a_file_has_its_own_drafter(plain, start, several, other_
     assert text_of(ask(plain)) != text_of(ask(other_plain)), "or this shows nothing"
 
 
+@pytest.mark.parametrize("model", ["ngram", "both"])
+def test_drafts_of_the_text_itself_alone_and_beside_a_drafter(plain, several, model):
+    answer = ask(several, model, max_tokens=60)
+    assert text_of(answer) == text_of(ask(plain, max_tokens=60))
+    assert answer.timings["draft_n_accepted"] > 0
+
+
 def test_prompt_lookup_decoding_still_works(plain, several):
     answer = ask(several, "lookup")
     assert text_of(answer) == text_of(ask(plain))
@@ -156,7 +172,7 @@ def test_prompt_lookup_decoding_still_works(plain, several):
 
 
 def test_a_wrong_drafter_of_a_later_model_is_an_error_of_its_requests_alone(plain, several):
-    with pytest.raises(openai.InternalServerError, match='expected "dflash"'):
+    with pytest.raises(openai.InternalServerError, match="hidden size"):
         ask(several, "mixed-up")
     assert text_of(ask(several, "one")) == text_of(ask(plain))
 

@@ -3,7 +3,7 @@
 //
 // Appending a token takes O(1) amortised time for the automaton and at most max_context steps for the counts. A text that
 // is cut back undoes its last tokens one by one, each as cheaply as it was appended. Memory: at most 2 states, 3 edges and 2
-// changed edges per token; text and code take about 110 bytes a token, with the log for cutting back about 150 (bytes()).
+// changed edges per token; text and code take 140 bytes a token, with the log for cutting back 170 (bytes()).
 #pragma once
 
 #include <cstddef>
