@@ -101,7 +101,8 @@ round_status verify(llama_context * target, const std::vector<lane *> & lanes, b
 
 void commit(llama_context * target, lane & lane) {
     if (lane.is_pending()) {
-        if (llama_tree_commit(target, lane.path.data(), (int32_t) lane.path.size()) != 0) {
+        const std::vector<int32_t> rows = lane.path_rows();
+        if (llama_tree_commit(target, lane.id, rows.data(), (int32_t) rows.size()) != 0) {
             throw std::runtime_error(llama_tree_last_error());
         }
         lane.committed();
@@ -111,8 +112,8 @@ void commit(llama_context * target, lane & lane) {
 }
 
 void abandon(llama_context * target, lane & lane) {
-    if (llama_tree_pending(target)) {
-        llama_tree_discard(target);
+    if (llama_tree_pending(target, lane.id)) {
+        llama_tree_discard(target, lane.id);
     } else {
         llama_memory_seq_rm(llama_get_memory(target), lane.id, lane.n_past, -1);
     }

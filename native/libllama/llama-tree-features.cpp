@@ -165,7 +165,7 @@ int32_t llama_tree_want_layer_inp(llama_context * target, int32_t il, bool wante
 }
 
 // Rows of the batch are of one float: the graph does not read them.
-static llama_batch_ext feature_batch(llama_context * ctx, const llama_pos * pos, int32_t n) {
+static llama_batch_ext feature_batch(llama_context * ctx, const llama_pos * pos, const llama_seq_id * seq_ids, int32_t n) {
     const auto & model = ctx->get_model();
     llama_batch_ext batch(n, 1, 1, (llama_seq_id) ctx->n_seq_max(), ctx->get_memory(), model.vocab.n_tokens(), model.hparams.n_pos_per_embd());
     batch.n_embd = 1;
@@ -175,13 +175,14 @@ static llama_batch_ext feature_batch(llama_context * ctx, const llama_pos * pos,
         t.has_embd = true;
         t.embd_off = i;
         t.pos      = { pos[i], pos[i], pos[i], 0 }; // M-RoPE: the sections of a text, as llama_batch_ext makes them of tokens
-        t.seq_ids.insert(0);
+        t.seq_ids.insert(seq_ids ? seq_ids[i] : 0);
         batch.tokens.push_back(t);
     }
     return batch;
 }
 
-int32_t llama_tree_inject(llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n) {
+int32_t llama_tree_inject(
+        llama_context * drafter, const int32_t * rows, const llama_pos * pos, const llama_seq_id * seq_ids, int32_t n) {
     llama_context * target = drafter->get_cparams().ctx_other;
     llama_feature_store * store = target ? target->features.of(*drafter) : nullptr;
     if (store == nullptr || n < 1 || n > (int32_t) drafter->n_ubatch()) {
@@ -189,7 +190,7 @@ int32_t llama_tree_inject(llama_context * drafter, const int32_t * rows, const l
     }
     try {
         store->set_rows(rows, n);
-        return llama_guarded_decode(drafter, feature_batch(drafter, pos, n));
+        return llama_guarded_decode(drafter, feature_batch(drafter, pos, seq_ids, n));
     } catch (const std::exception & e) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
         return -2;

@@ -80,9 +80,11 @@ extern "C" {
     // Token i of the target's next batch goes to row `row` + i of the drafter's store; it must have room for all of them.
     LLAMA_API void llama_tree_place_features(struct llama_context * target, const struct llama_context * drafter, int32_t row);
 
-    // Decode the features in `rows` of the store, of positions pos, on the drafter's context: [n], n at most its n_ubatch.
+    // Decode the features in `rows` of the store, of positions pos of sequences seq_ids (NULL: all of sequence 0), on the
+    // drafter's context: [n], n at most its n_ubatch. Of several sequences only where they share one cache (kv_unified).
     // The target's decode must be over (llama_synchronize). Returns as llama_decode().
-    LLAMA_API int32_t llama_tree_inject(struct llama_context * drafter, const int32_t * rows, const llama_pos * pos, int32_t n);
+    LLAMA_API int32_t llama_tree_inject(
+            struct llama_context * drafter, const int32_t * rows, const llama_pos * pos, const llama_seq_id * seq_ids, int32_t n);
 
     // For a context that decodes batches with outputs and without in turn: keep the graphs of both, in a compute buffer
     // each, and on a device for as long as it can be done.

@@ -58,7 +58,7 @@ void dflash_drafter::make_context(const drafter_params & params) {
     cparams.n_ubatch        = cparams.n_batch;
     cparams.n_outputs_max   = n_lanes*n_block;
     cparams.n_seq_max       = n_lanes;
-    cparams.kv_unified      = false; // a ring for each lane
+    cparams.kv_unified      = n_lanes > 1 && params.n_top > 0; // features on a device are injected for all lanes at once; else a ring for each
     cparams.swa_full        = false;
     cparams.ctx_other       = target; // token embeddings and output head, where the drafter has none of its own
     ctx.reset(llama_init_from_model(model.get(), cparams));

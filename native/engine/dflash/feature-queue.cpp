@@ -144,19 +144,22 @@ private:
     // A round accepts some other number of tokens each time. With rows that are removed again there are always as many, so
     // that a device replays the graph of the last time. They fit: until its forward the block's cells are free.
     int32_t inject_some(llama_context * drafter, const std::vector<row> & given) override {
-        std::vector<int32_t>   rows;
-        std::vector<llama_pos> positions;
+        std::vector<int32_t>      rows;
+        std::vector<llama_pos>    positions;
+        std::vector<llama_seq_id> lanes;
         for (const row & row : given) {
             rows     .push_back(waiting[row.lane][row.index]);
             positions.push_back(row.pos);
+            lanes    .push_back(row.lane);
         }
         while ((int32_t) rows.size() < n_block) {
             rows     .push_back(rows.back());
             positions.push_back(positions.back() + 1);
+            lanes    .push_back(lanes.back());
         }
-        int32_t ret = llama_tree_inject(drafter, rows.data(), positions.data(), (int32_t) rows.size());
+        int32_t ret = llama_tree_inject(drafter, rows.data(), positions.data(), lanes.data(), (int32_t) rows.size());
         if (ret == 0 && rows.size() > given.size()) {
-            llama_memory_seq_rm(llama_get_memory(drafter), 0, given.back().pos + 1, -1);
+            llama_memory_seq_rm(llama_get_memory(drafter), given.back().lane, given.back().pos + 1, -1);
         }
         return ret;
     }
