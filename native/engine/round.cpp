@@ -276,7 +276,7 @@ bool llama_dflash::is_last(llama_token token) const {
 void llama_dflash::commit() {
     observe(n_past, path.data(), (int32_t) path.size(), 0);
     if (pending) {
-        if (llama_tree_commit(target, path.data(), (int32_t) path.size()) != 0) {
+        if (llama_tree_commit(target, 0, path.data(), (int32_t) path.size()) != 0) {
             throw std::runtime_error(llama_tree_last_error());
         }
         pending = false;
@@ -288,8 +288,8 @@ void llama_dflash::commit() {
 
 // Drops every node, unless a failed commit has dropped the whole sequence.
 void llama_dflash::abandon() {
-    if (llama_tree_pending(target)) {
-        llama_tree_discard(target);
+    if (llama_tree_pending(target, 0)) {
+        llama_tree_discard(target, 0);
     } else {
         llama_memory_seq_rm(llama_get_memory(target), 0, n_past, -1);
     }
