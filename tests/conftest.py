@@ -23,6 +23,7 @@ if CHECKOUT not in _asked_for and "llama_dflash" not in sys.modules:
 
 def pytest_addoption(parser):
     parser.addoption("--cases", type=int, default=60, help="random cases of tests/oracle and of the fuzzers")
+    parser.addoption("--forest-tokens", type=int, default=1000, help="tokens of each run of tests/tree/test_forests.py")
 
 
 def pytest_collection_modifyitems(items):

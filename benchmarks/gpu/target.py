@@ -18,8 +18,8 @@ KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "q
 
 _lib = llama_cpp.llama_cpp._lib
 _lib.llama_tree_decode.argtypes = [ctypes.c_void_p, llama_cpp.llama_batch, ctypes.POINTER(ctypes.c_int32)]
-_lib.llama_tree_commit.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
-_lib.llama_tree_discard.argtypes = [ctypes.c_void_p]
+_lib.llama_tree_commit.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
+_lib.llama_tree_discard.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _lib.llama_tree_reserve.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
 _lib.llama_tree_set_top.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _lib.llama_tree_last_error.restype = ctypes.c_char_p
@@ -107,7 +107,7 @@ class Target:
     def verify(self, n: int) -> float:
         """Seconds of llama_tree_decode over a random tree of n nodes, another one every time; it is then discarded."""
         seconds = self._decode_tree(random_tree(self._rng, n))
-        if _lib.llama_tree_discard(self.ctx) != 0:
+        if _lib.llama_tree_discard(self.ctx, 0) != 0:
             raise RuntimeError(_lib.llama_tree_last_error().decode())
         return seconds
 
@@ -118,7 +118,7 @@ class Target:
         self._decode_tree(parents)
         path = (ctypes.c_int32 * n_path)(*range(n_path))
         started = time.perf_counter()
-        status = _lib.llama_tree_commit(self.ctx, path, n_path)
+        status = _lib.llama_tree_commit(self.ctx, 0, path, n_path)
         llama_cpp.llama_synchronize(self.ctx)
         if status != 0:
             raise RuntimeError(_lib.llama_tree_last_error().decode())

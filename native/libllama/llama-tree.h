@@ -1,11 +1,17 @@
-// Draft trees in libllama: decode many candidate continuations of one sequence in one forward, keep one path.
+// Draft trees in libllama: decode many candidate continuations of one sequence or of several in one forward, keep one path
+// of each.
 //
-// A tree is a batch of token nodes. Node 0 is the root, every other node has one parent that comes before it.
-// Node i sits at position n_past + depth(i), where n_past is the number of committed tokens of the sequence,
-// and attends to the committed prefix, its ancestors and itself. Siblings share a position.
+// A tree is a set of token nodes of one sequence: a root, and nodes that each have one parent that comes before them. A
+// forest is a batch of trees, one for each of some sequences ("lanes"), of any sizes; a tree may be a root alone, which is
+// plain decoding in the same forward. A node sits at position n_past + depth, where n_past is the number of committed
+// tokens of its sequence, and attends to that sequence's committed prefix, to its ancestors and to itself. Siblings share
+// a position.
 //
-// Between llama_tree_decode() and llama_tree_commit() or llama_tree_discard() the context is pending: every other
-// decode, sequence or state call fails, says so in the log and changes nothing.
+// Between llama_tree_decode() and llama_tree_commit() or llama_tree_discard() a sequence is pending: every other decode,
+// sequence or state call that touches it fails, says so in the log and changes nothing. Other sequences are free meanwhile:
+// they can be decoded (in a forest, too), removed, copied, saved and loaded. Calls that touch the whole context (clearing
+// it, keeping one sequence, saving or loading all) count as touching every sequence. Logits, layer inputs and top outputs
+// are those of the context's last decode, of whichever sequences that was.
 //
 // Verification of a tree in one pass: SpecInfer (arXiv 2305.09781, section 4); trees from DFlash drafts:
 // DDTree (arXiv 2604.12989, section 3).
@@ -21,37 +27,41 @@ extern "C" {
     // Otherwise the caller verifies chains.
     LLAMA_API bool llama_tree_supported(struct llama_context * ctx);
 
-    // Make room for trees of up to n_nodes nodes, which hybrid models need beside their caches: llama_tree_decode() does it
-    // too, when a tree comes that is larger than any before. Logs how much it is, and what upstream's snapshots of recurrent
-    // states (n_rs_seq) would take for trees of that depth. Returns 0, or -1 if there is no memory or a tree is pending.
+    // Make room for forests of up to n_nodes nodes (of all sequences together), which hybrid models need beside their
+    // caches: llama_tree_decode() does it too, when a forest comes that is larger than any before, or when one comes while
+    // trees of others are pending. Logs how much it is, and what upstream's snapshots of recurrent states (n_rs_seq) would
+    // take for trees of that depth. Returns 0, or -1 if there is no memory or a tree is pending.
     LLAMA_API int32_t llama_tree_reserve(struct llama_context * ctx, int32_t n_nodes, int32_t depth);
 
     // True if the model's graph exposes the input of layer il, which a drafter reads as a feature; il = n_layer is the output
     // of the last layer, before the final norm. Ask before llama_set_embeddings_layer_inp(), which aborts where it is false.
     LLAMA_API bool llama_tree_has_layer_inp(struct llama_context * ctx, int32_t il);
 
-    // Decode the nodes of `batch` (tokens of one sequence, at most n_ubatch) in one forward.
-    //   batch.pos    NULL, or n_past + depth(i) for every node
-    //   batch.seq_id NULL for sequence 0, or the same single id for every node
+    // Decode the nodes of `batch` (tokens, at most n_ubatch of all sequences together) in one forward.
+    //   batch.pos    NULL, or n_past + depth for every node
+    //   batch.seq_id NULL: all are of sequence 0; or a single id for every node. Nodes of a sequence need not be neighbours
     //   batch.logits NULL to get the logits of every node, or a flag per node
-    //   parents      [batch.n_tokens], parents[0] = -1, 0 <= parents[i] < i
-    // Logits and layer inputs are read as after llama_decode(), by node index.
-    // Returns 0 on success; the context is then pending.
+    //   parents      [batch.n_tokens] indices in the batch: -1 for a sequence's first node, its root; 0 <= parents[i] < i
+    //                and of the same sequence for its other ones
+    // Logits, layer inputs and top outputs are read as after llama_decode(), by index in the batch.
+    // Returns 0 on success; the sequences are then pending.
     //   1: no room in the memory for that many nodes, 2: aborted by the abort callback,
     //  -1: bad input, -2: allocation failed, -3: compute failed. On all of these the memory is as before.
     LLAMA_API int32_t llama_tree_decode(struct llama_context * ctx, struct llama_batch batch, const int32_t * parents);
 
-    // Keep the nodes of `path` ([n_path]: the root, then child after child) and drop the rest: the memory is then as if
-    // the path's tokens had been decoded in order. Returns 0, or on failure
-    //   -1: bad input, -2: allocation failed: the context stays pending and nothing has changed,
+    // Keep the nodes of `path` ([n_path] indices in the batch: the sequence's root, then child after child) and drop the
+    // rest of its tree: its memory is then as if the path's tokens had been decoded in order. The sequences of a forest are
+    // committed or discarded one by one, in any order, whatever becomes of the others. Returns 0, or on failure
+    //   -1: bad input, -2: allocation failed: the sequence stays pending and nothing has changed,
     //   -3: it failed half way: the sequence was removed, so that nothing can go on from a broken state.
-    LLAMA_API int32_t llama_tree_commit(struct llama_context * ctx, const int32_t * path, int32_t n_path);
+    LLAMA_API int32_t llama_tree_commit(struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path);
 
-    // Drop every node: the memory is as if nothing had been decoded. Returns 0, or -1 if the context is not pending.
-    LLAMA_API int32_t llama_tree_discard(struct llama_context * ctx);
+    // Drop every node of the sequence's tree: its memory is as if nothing had been decoded. Returns 0, or -1 if it is not
+    // pending.
+    LLAMA_API int32_t llama_tree_discard(struct llama_context * ctx, llama_seq_id seq_id);
 
-    // True between a successful llama_tree_decode() and the commit or discard that ends it.
-    LLAMA_API bool llama_tree_pending(const struct llama_context * ctx);
+    // True between a successful llama_tree_decode() and the commit or discard that ends it. seq_id < 0: for any sequence.
+    LLAMA_API bool llama_tree_pending(const struct llama_context * ctx, llama_seq_id seq_id);
 
     // True if the model's logits are computed on a GPU or another device with memory of its own.
     LLAMA_API bool llama_tree_outputs_on_device(const struct llama_model * model);

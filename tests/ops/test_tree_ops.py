@@ -17,6 +17,7 @@ CHECKS = [
     "random_trees_equal_the_chain_op_over_each_path",
     "rpc_passes_them_on",
     "special_trees_equal_the_chain_op_over_each_path",
+    "states_go_where_they_are_told_to",
     "the_cpu_computes_what_a_gpu_does_not_take",
     "the_scheduler_runs_them",
     "they_are_registered",
@@ -26,10 +27,11 @@ CHECKS = [
 WRONG_GRAPHS = {
     "parents-length": "ggml_gated_delta_net_tree: parents has shape [5, 1, 1, 1], expected [4, 1, 1, 1]",
     "parents-type": "ggml_gated_delta_net_tree: parents is of type f32, expected i32",
-    "key-heads": "ggml_gated_delta_net_tree: q has 3 heads and 1 sequences, expected divisors of v's 2 and 1",
-    "state-shape": "ggml_gated_delta_net_tree_persist: state has shape [16, 16, 1, 1], expected [16, 16, 2, 1]",
-    "state-layout": "ggml_gated_delta_net_tree_persist_inplace: state is not contiguous",
-    "conv-width": "ggml_ssm_conv_tree: conv_input has shape [7, 8, 1, 1], expected [8, 8, 1, 1]",
+    "key-heads": "ggml_gated_delta_net_tree: q has 3 heads, expected a divisor of v's 2",
+    "state-shape": "ggml_gated_delta_net_tree_persist: states has shape [16, 16, 1, 1], expected [16, 16, 2, 1]",
+    "state-layout": "ggml_gated_delta_net_tree_persist_inplace: states is not contiguous",
+    "rows-of-two": "ggml_gated_delta_net_tree_persist: rows has shape [2, 1, 1, 1], expected [2, 2, 1, 1]",
+    "conv-states": "ggml_ssm_conv_tree: states has shape [16, 1, 1, 1], expected [24, 1, 1, 1]",
 }
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 _lib = llama_cpp.llama_cpp._lib
 _lib.llama_tree_decode.argtypes = [ctypes.c_void_p, llama_cpp.llama_batch, ctypes.POINTER(ctypes.c_int32)]
-_lib.llama_tree_commit.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
-_lib.llama_tree_discard.argtypes = [ctypes.c_void_p]
-_lib.llama_tree_pending.argtypes = [ctypes.c_void_p]
+_lib.llama_tree_commit.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.POINTER(ctypes.c_int32), ctypes.c_int32]
+_lib.llama_tree_discard.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_lib.llama_tree_pending.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _lib.llama_tree_pending.restype = ctypes.c_bool
 _lib.llama_tree_reserve.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
 _lib.llama_tree_supported.argtypes = [ctypes.c_void_p]
@@ -70,7 +70,7 @@ class Config:
 
 
 class Context:
-    """Decodes tokens of sequence 0 one by one or as a tree, and copies its memory."""
+    """Decodes tokens of one sequence or of several one by one or as trees, and copies its memory."""
 
     def __init__(self, model_path: Path, config: Config, n_ctx: int = 512, on_tensor=None):
         """on_tensor: a ggml_backend_sched_eval_callback that sees every tensor of a graph."""
@@ -103,8 +103,8 @@ class Context:
         llama_cpp.llama_free(self.ctx)
         llama_cpp.llama_model_free(self.model)
 
-    def batch(self, tokens, pos=None, seq: int = 0) -> tuple[llama_cpp.llama_batch, list]:
-        """A batch with logits for every token, and the arrays that must outlive it."""
+    def batch(self, tokens, pos=None, seq: int | list[int] = 0) -> tuple[llama_cpp.llama_batch, list]:
+        """A batch with logits for every token, and the arrays that must outlive it. seq: of all tokens, or of each."""
         n = len(tokens)
         keep = [(ctypes.c_int32 * n)(*tokens), (ctypes.c_int8 * n)(*[1] * n)]
         b = llama_cpp.llama_batch(n_tokens=n, token=keep[0], logits=keep[1])
@@ -112,7 +112,7 @@ class Context:
             keep.append((ctypes.c_int32 * n)(*pos))
             b.pos = keep[-1]
         if seq != 0:
-            ids = [(ctypes.c_int32 * 1)(seq) for _ in range(n)]
+            ids = [(ctypes.c_int32 * 1)(s) for s in (seq if isinstance(seq, list) else [seq] * n)]
             keep += [(ctypes.c_int32 * n)(*[1] * n), (ctypes.POINTER(ctypes.c_int32) * n)(*ids), ids]
             b.n_seq_id, b.seq_id = keep[-3], keep[-2]
         return b, keep
@@ -147,22 +147,23 @@ class Context:
     def tree_reserve(self, n_nodes: int, depth: int) -> int:
         return _lib.llama_tree_reserve(self.ctx, n_nodes, depth)
 
-    def tree_decode(self, tokens, parents, pos=None, seq: int = 0) -> int:
+    def tree_decode(self, tokens, parents, pos=None, seq: int | list[int] = 0) -> int:
         b, _keep = self.batch(tokens, pos, seq)
         return _lib.llama_tree_decode(self.ctx, b, (ctypes.c_int32 * len(parents))(*parents))
 
-    def tree_logits(self, tokens, parents) -> np.ndarray:
-        assert self.tree_decode(tokens, parents) == 0, self.error()
+    def tree_logits(self, tokens, parents, seq: int | list[int] = 0) -> np.ndarray:
+        assert self.tree_decode(tokens, parents, seq=seq) == 0, self.error()
         return np.stack([self.logits(i) for i in range(len(tokens))])
 
-    def commit(self, path) -> int:
-        return _lib.llama_tree_commit(self.ctx, (ctypes.c_int32 * len(path))(*path), len(path))
+    def commit(self, path, seq: int = 0) -> int:
+        return _lib.llama_tree_commit(self.ctx, seq, (ctypes.c_int32 * len(path))(*path), len(path))
 
-    def discard(self) -> int:
-        return _lib.llama_tree_discard(self.ctx)
+    def discard(self, seq: int = 0) -> int:
+        return _lib.llama_tree_discard(self.ctx, seq)
 
-    def pending(self) -> bool:
-        return _lib.llama_tree_pending(self.ctx)
+    def pending(self, seq: int = -1) -> bool:
+        """Of a sequence, or of any."""
+        return _lib.llama_tree_pending(self.ctx, seq)
 
     def error(self) -> str:
         return _lib.llama_tree_last_error().decode()
@@ -180,7 +181,11 @@ class Context:
         assert llama_cpp.llama_state_seq_get_data(self.ctx, buffer, size, seq) == size
         return bytes(buffer)
 
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes, seq: int = 0) -> None:
+        """In place of all sequences."""
         self.clear()
+        self.put(state, seq)
+
+    def put(self, state: bytes, seq: int) -> None:
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        assert llama_cpp.llama_state_seq_set_data(self.ctx, buffer, len(state), 0) == len(state)
+        assert llama_cpp.llama_state_seq_set_data(self.ctx, buffer, len(state), seq) == len(state)

@@ -18,24 +18,25 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
-    c = Context(write_target(tmp_path_factory.mktemp("target") / "llama.gguf"), Config("llama", n_ubatch=32))
+    c = Context(write_target(tmp_path_factory.mktemp("target") / "llama.gguf"), Config("llama", n_ubatch=32, n_seq=3))
     yield c
     c.close()
 
 
 @pytest.fixture
 def ready(context):
-    if context.pending():
-        context.discard()
+    for seq in range(3):
+        if context.pending(seq):
+            context.discard(seq)
     context.clear()
     context.decode_each([1, 2, 3])
     return context
 
 
 BAD_PARENTS = {
-    "a root with a parent": ([5, 6], [0, 0], "node 0 is the root"),
+    "a root with a parent": ([5, 6], [0, 0], "the first node of sequence 0 is its root"),
     "a parent after its child": ([5, 6, 7], [-1, 2, 0], "comes after its parent"),
-    "two roots": ([5, 6], [-1, -1], "comes after its parent"),
+    "two roots": ([5, 6], [-1, -1], "sequence 0 has a root already"),
     "its own parent": ([5, 6], [-1, 1], "comes after its parent"),
     "more nodes than n_ubatch": ([5] * 33, [-1] + [0] * 32, "n_ubatch = 32"),
 }
@@ -52,6 +53,22 @@ def test_bad_parents_are_refused_with_a_reason(ready, tokens, parents, sentence)
 def test_a_token_outside_the_vocabulary_is_refused(ready):
     state = ready.save()
     assert ready.tree_decode([5, 100000], [-1, 0]) < 0
+    assert not ready.pending() and ready.save() == state
+
+
+BAD_SEQUENCES = {
+    "a parent of another sequence": ([0, 1, 1], [-1, -1, 0], "node 2 is of sequence 1, its parent 0 of sequence 0"),
+    "a sequence that is not there": ([0, 3], [-1, -1], "node 1 is of sequence 3, expected 0 to n_seq_max - 1 = 2"),
+    "a first node that is no root": ([0, 2], [-1, 0], "the first node of sequence 2 is its root"),
+    "two roots of the second": ([0, 1, 0, 1], [-1, -1, 0, -1], "sequence 1 has a root already"),
+}
+
+
+@pytest.mark.parametrize("seq, parents, sentence", BAD_SEQUENCES.values(), ids=BAD_SEQUENCES)
+def test_bad_forests_are_refused_with_a_reason(ready, seq, parents, sentence):
+    state = ready.save()
+    assert ready.tree_decode([5] * len(seq), parents, seq=seq) == -1
+    assert sentence in ready.error()
     assert not ready.pending() and ready.save() == state
 
 

@@ -119,7 +119,7 @@ def test_a_tree_of_another_sequence_leaves_the_first_alone(contexts):
         c.decode_each([3, 1, 4], seq=2)
     before = tree.save(0)
     assert tree.tree_decode(TOKENS, BUSH, seq=2) == 0
-    assert tree.commit(PATH) == 0
+    assert tree.commit(PATH, seq=2) == 0
     plain.decode_each(path_tokens(), seq=2)
     assert tree.save(0) == before
     for seq in (0, 2):

@@ -5,6 +5,8 @@
 // a slice of params->wdata for each thread.
 #include "tree-ops-cpu.h"
 
+#include "ggml-tree-ops.h"
+
 #include "ops.h"
 #include "vec.h"
 
@@ -76,9 +78,19 @@ static int32_t parent_of(const int32_t * parents, int32_t node) {
     return parents[node] >= 0 && parents[node] < node ? parents[node] : -1;
 }
 
+// The number of the state that a root starts from.
+static int32_t state_of_root(const int32_t * parents, int32_t root) {
+    return parents[root] < 0 ? -1 - parents[root] : 0;
+}
+
+// The entries of a path that are nodes, in their order. Returns how many.
+static int64_t nodes_of_path(const int32_t * path, int64_t n_path, int64_t n_tokens, int32_t * nodes) {
+    return std::copy_if(path, path + n_path, nodes, [=](int32_t i) { return i >= 0 && i < n_tokens; }) - nodes;
+}
+
 // ---------------------------------------------------------------- the order in which nodes are visited
 
-// One step of the traversal: node's state is made from the one in buffer `from` (-1: the initial state) in buffer `to`.
+// One step of the traversal: node's state is made from the one in buffer `from` (-1: its sequence's) in buffer `to`.
 struct visit {
     int32_t node;
     int32_t from;
@@ -158,51 +170,56 @@ struct delta_net {
     const ggml_tensor * v;
     const ggml_tensor * g;
     const ggml_tensor * beta;
-    const ggml_tensor * state;
+    const ggml_tensor * states;
 
     explicit delta_net(const ggml_tensor * dst) {
         const bool attention = dst->op == GGML_OP_GATED_DELTA_NET_TREE;
         ggml_tensor * const * src = dst->src + (attention ? 1 : 0);
-        q     = attention ? dst->src[0] : nullptr;
-        k     = src[0];
-        v     = src[1];
-        g     = src[2];
-        beta  = src[3];
-        state = src[4];
+        q      = attention ? dst->src[0] : nullptr;
+        k      = src[0];
+        v      = src[1];
+        g      = src[2];
+        beta   = src[3];
+        states = src[4];
     }
 
     int64_t head_size() const { return v->ne[0]; }
     int64_t n_heads()   const { return v->ne[1]; }
     int64_t n_tokens()  const { return v->ne[2]; }
-    int64_t n_seqs()    const { return v->ne[3]; }
     int64_t gate_size() const { return g->ne[0]; } // 1, or head_size
 };
 
-// One head of one sequence in a source: a row for each node.
+// One head in a source: a row for each node.
 struct node_rows {
     const char * first;
     size_t       stride; // bytes
 
-    node_rows(const ggml_tensor * t, int64_t head, int64_t seq, int64_t n_seqs)
-        : first((const char *) t->data + (head % t->ne[1])*t->nb[1] + seq/(n_seqs/t->ne[3])*t->nb[3]), stride(t->nb[2]) {}
+    node_rows(const ggml_tensor * t, int64_t head)
+        : first((const char *) t->data + (head % t->ne[1])*t->nb[1]), stride(t->nb[2]) {}
 
     const float * operator[](int64_t node) const { return (const float *) (first + node*stride); }
 };
 
-// Head `head` of sequence `seq`: its part of every source.
+// One head: its part of every source.
 struct delta_net_head {
-    int64_t       head, seq;
+    int64_t       head;
     int64_t       head_size, gate_size;
     float         scale;
     node_rows     k, v, g, beta, q; // q is not used where no attention is computed
-    const float * initial_state;
+    const float * states;           // of this head, of sequence 0
+    int64_t       state_stride;     // floats, to the next sequence's
+    int64_t       n_states;
 
-    // heads are numbered through all sequences
-    delta_net_head(const delta_net & net, int64_t number)
-        : head(number % net.n_heads()), seq(number / net.n_heads()), head_size(net.head_size()), gate_size(net.gate_size()),
-          scale(1.0f / sqrtf((float) head_size)), k(net.k, head, seq, net.n_seqs()), v(net.v, head, seq, net.n_seqs()), g(net.g, head, seq, net.n_seqs()),
-          beta(net.beta, head, seq, net.n_seqs()), q(net.q ? net.q : net.k, head, seq, net.n_seqs()),
-          initial_state((const float *) net.state->data + number*head_size*head_size) {}
+    delta_net_head(const delta_net & net, int64_t head)
+        : head(head), head_size(net.head_size()), gate_size(net.gate_size()), scale(1.0f / sqrtf((float) head_size)),
+          k(net.k, head), v(net.v, head), g(net.g, head), beta(net.beta, head), q(net.q ? net.q : net.k, head),
+          states((const float *) net.states->data + head*head_size*head_size), state_stride(net.n_heads()*head_size*head_size),
+          n_states(net.states->ne[3]) {}
+
+    // Rows of state `number` from `first` on. `zeros`: as many, for a state that there is not.
+    const float * rows_of_state(int32_t number, int64_t first, const float * zeros) const {
+        return number >= 0 && number < n_states ? states + number*state_stride + first*head_size : zeros;
+    }
 
     void compute_decay(float * decay, int64_t node) const {
         for (int64_t i = 0; i < gate_size; i++) {
@@ -317,18 +334,26 @@ static step_function step_for(int64_t head_size) {
 
 // ---------------------------------------------------------------- ggml_gated_delta_net_tree
 
+// Rows of a state, one block of one head.
+static int64_t block_floats(const ggml_tensor * dst) {
+    const int64_t head_size = delta_net(dst).head_size();
+    return head_size*rows_per_block(head_size);
+}
+
 struct delta_net_tree_scratch {
     traversal order;
     float *   decay;  // [gate_size, n_tokens]
     float *   states; // [head_size, rows_per_block, n_buffers]
+    float *   zeros;  // [head_size, rows_per_block]
 
     delta_net_tree_scratch(scratch & memory, const ggml_tensor * dst)
         : order(memory, delta_net(dst).n_tokens()),
           decay(memory.take<float>(delta_net(dst).gate_size() * delta_net(dst).n_tokens())),
-          states(memory.take<float>(delta_net(dst).head_size() * rows_per_block(delta_net(dst).head_size()) * traversal::n_buffers(delta_net(dst).n_tokens()))) {}
+          states(memory.take<float>(block_floats(dst) * traversal::n_buffers(delta_net(dst).n_tokens()))),
+          zeros(memory.take<float>(block_floats(dst))) {}
 };
 
-static void delta_net_tree_head(const delta_net & net, const delta_net_head & at, const delta_net_tree_scratch & work, float * out) {
+static void delta_net_tree_head(const delta_net & net, const delta_net_head & at, const int32_t * parents, const delta_net_tree_scratch & work, float * out) {
     const int64_t n_tokens  = net.n_tokens();
     const int64_t head_size = at.head_size;
     const int64_t max_rows  = rows_per_block(head_size);
@@ -342,61 +367,83 @@ static void delta_net_tree_head(const delta_net & net, const delta_net_head & at
         const auto    buffer = [&](int32_t i) { return work.states + i*max_rows*head_size; };
         for (int64_t i = 0; i < n_tokens; i++) {
             const visit & now       = work.order.visits[i];
-            const float * from      = now.from < 0 ? at.initial_state + first*head_size : buffer(now.from);
-            float *       attention = out + ((at.seq*n_tokens + now.node)*net.n_heads() + at.head)*head_size;
+            const float * from      = now.from < 0 ? at.rows_of_state(state_of_root(parents, now.node), first, work.zeros) : buffer(now.from);
+            float *       attention = out + (now.node*net.n_heads() + at.head)*head_size;
             step(at, now.node, work.decay + now.node*at.gate_size, first, n_rows, from, buffer(now.to), attention + first);
         }
     }
 }
 
 void ggml_compute_forward_gated_delta_net_tree(const ggml_compute_params * params, ggml_tensor * dst) {
-    const delta_net     net(dst);
-    const ggml_tensor * parents = dst->src[6];
-    auto                work    = thread_scratch<delta_net_tree_scratch>(params, dst);
+    const delta_net net(dst);
+    const int32_t * parents = (const int32_t *) dst->src[6]->data;
+    auto            work    = thread_scratch<delta_net_tree_scratch>(params, dst);
 
-    int64_t planned_seq = -1;
-    split_over_threads(params, net.n_heads() * net.n_seqs(), [&](int64_t first, int64_t last) {
+    std::fill_n(work.zeros, block_floats(dst), 0.0f);
+    work.order.plan(parents, (int32_t) net.n_tokens());
+    split_over_threads(params, net.n_heads(), [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) {
-            const delta_net_head at(net, i);
-            if (at.seq != planned_seq) {
-                planned_seq = at.seq;
-                work.order.plan((const int32_t *) parents->data + at.seq*net.n_tokens(), net.n_tokens());
-            }
-            delta_net_tree_head(net, at, work, (float *) dst->data);
+            delta_net_tree_head(net, delta_net_head(net, i), parents, work, (float *) dst->data);
         }
     });
 }
 
+// ---------------------------------------------------------------- the persist ops
+
+// What they know of the sequences whose states they write.
+struct persisted {
+    const ggml_tensor * dst;
+    const ggml_tensor * path;
+    const int32_t *     rows;
+    int64_t             n_states;
+    int64_t             state_size; // floats
+
+    persisted(const ggml_tensor * dst, const ggml_tensor * states, int64_t state_size, const ggml_tensor * path, const ggml_tensor * rows)
+        : dst(dst), path(path), rows((const int32_t *) rows->data), n_states(ggml_nelements(states)/state_size), state_size(state_size) {}
+
+    int64_t n_seqs() const { return path->ne[1]; }
+    int64_t n_path() const { return path->ne[0]; }
+
+    const int32_t * path_of(int64_t seq) const { return (const int32_t *) path->data + seq*path->ne[0]; }
+    int32_t         before(int64_t seq)  const { return rows[2*seq]; }
+
+    // Null: there is no such row.
+    float * after(int64_t seq) const {
+        const int64_t number = ggml_tree_op_is_inplace(dst) ? rows[2*seq + 1] : seq;
+        const bool    exists = !ggml_tree_op_is_inplace(dst) || (number >= 0 && number < n_states);
+        return exists ? (float *) dst->data + number*state_size : nullptr;
+    }
+};
+
 // ---------------------------------------------------------------- ggml_gated_delta_net_tree_persist
 
 struct persist_scratch {
-    float * decay; // [gate_size, n_path]
+    int32_t * nodes; // [n_path]
+    float *   decay; // [gate_size, n_path]
+    float *   zeros; // [head_size, rows_per_block]
 
     persist_scratch(scratch & memory, const ggml_tensor * dst)
-        : decay(memory.take<float>(delta_net(dst).gate_size() * dst->src[5]->ne[0])) {}
+        : nodes(memory.take<int32_t>(dst->src[5]->ne[0])),
+          decay(memory.take<float>(delta_net(dst).gate_size() * dst->src[5]->ne[0])),
+          zeros(memory.take<float>(block_floats(dst))) {}
 };
 
 // The state before and the state after may be the same memory: a block of rows is read before it is written.
-static void persist_head(const delta_net_head & at, const int32_t * path, int64_t n_path, int64_t n_tokens, float * decay, float * out) {
+static void persist_head(const delta_net_head & at, int32_t before, int64_t n_nodes, const persist_scratch & work, float * out) {
     const int64_t head_size = at.head_size;
     const int64_t max_rows  = rows_per_block(head_size);
     const auto    step      = step_for(head_size);
-    const auto    is_node   = [&](int32_t i) { return i >= 0 && i < n_tokens; };
 
-    for (int64_t i = 0; i < n_path; i++) {
-        if (is_node(path[i])) {
-            at.compute_decay(decay + i*at.gate_size, path[i]);
-        }
+    for (int64_t i = 0; i < n_nodes; i++) {
+        at.compute_decay(work.decay + i*at.gate_size, work.nodes[i]);
     }
     for (int64_t first = 0; first < head_size; first += max_rows) {
         const int64_t n_rows = std::min(max_rows, head_size - first);
-        const float * from   = at.initial_state + first*head_size;
+        const float * from   = at.rows_of_state(before, first, work.zeros);
         float *       to     = out + first*head_size;
-        for (int64_t i = 0; i < n_path; i++) {
-            if (is_node(path[i])) {
-                step(at, path[i], decay + i*at.gate_size, first, n_rows, from, to, nullptr);
-                from = to;
-            }
+        for (int64_t i = 0; i < n_nodes; i++) {
+            step(at, work.nodes[i], work.decay + i*at.gate_size, first, n_rows, from, to, nullptr);
+            from = to;
         }
         if (from != to) {
             memcpy(to, from, n_rows*head_size*sizeof(float));
@@ -405,80 +452,90 @@ static void persist_head(const delta_net_head & at, const int32_t * path, int64_
 }
 
 void ggml_compute_forward_gated_delta_net_tree_persist(const ggml_compute_params * params, ggml_tensor * dst) {
-    const delta_net     net(dst);
-    const ggml_tensor * path   = dst->src[5];
-    const int64_t       n_path = path->ne[0];
-    const auto          work   = thread_scratch<persist_scratch>(params, dst);
+    const delta_net net(dst);
+    const persisted states(dst, net.states, ggml_nelements(net.states)/net.states->ne[3], dst->src[5], dst->src[6]);
+    const auto      work = thread_scratch<persist_scratch>(params, dst);
 
-    split_over_threads(params, net.n_heads() * net.n_seqs(), [&](int64_t first, int64_t last) {
+    std::fill_n(work.zeros, block_floats(dst), 0.0f);
+    split_over_threads(params, net.n_heads() * states.n_seqs(), [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; i++) {
-            const delta_net_head at(net, i);
-            float * out = (float *) dst->data + i*at.head_size*at.head_size;
-            persist_head(at, (const int32_t *) path->data + at.seq*n_path, n_path, net.n_tokens(), work.decay, out);
+            const delta_net_head at(net, i % net.n_heads());
+            const int64_t seq = i / net.n_heads();
+            if (float * out = states.after(seq)) {
+                const int64_t n_nodes = nodes_of_path(states.path_of(seq), states.n_path(), net.n_tokens(), work.nodes);
+                persist_head(at, states.before(seq), n_nodes, work, out + at.head*at.head_size*at.head_size);
+            }
         }
     });
 }
 
 // ---------------------------------------------------------------- ggml_ssm_conv_tree
 
+// Where a tap reads: a node's input, or, as -1 - t, the t-th of the inputs that are carried.
 struct ssm_conv_tree_scratch {
-    int32_t * columns; // [d_conv, n_tokens]: the columns of conv_input that a node's taps read
+    int32_t * taps;    // [d_conv, n_tokens]
+    int32_t * states;  // [n_tokens] the number of each node's sequence's
     float *   windows; // [d_conv, CHANNELS_PER_BLOCK, NODES_PER_BLOCK]
 
     ssm_conv_tree_scratch(scratch & memory, const ggml_tensor * dst)
-        : columns(memory.take<int32_t>(dst->src[1]->ne[0] * dst->ne[1])),
-          windows(memory.take<float>(dst->src[1]->ne[0] * CHANNELS_PER_BLOCK * NODES_PER_BLOCK)) {}
+        : taps(memory.take<int32_t>(dst->src[2]->ne[0] * dst->ne[1])), states(memory.take<int32_t>(dst->ne[1])),
+          windows(memory.take<float>(dst->src[2]->ne[0] * CHANNELS_PER_BLOCK * NODES_PER_BLOCK)) {}
+
+    // A node's taps are its parent's, moved on by one input; a root's continue the carried ones.
+    void plan(const int32_t * parents, int32_t n_tokens, int32_t d_conv) const {
+        for (int32_t node = 0; node < n_tokens; node++) {
+            const int32_t parent = parent_of(parents, node);
+            int32_t *     own    = taps + node*d_conv;
+            for (int32_t tap = 0; tap < d_conv - 1; tap++) {
+                own[tap] = parent < 0 ? -1 - tap : taps[parent*d_conv + tap + 1];
+            }
+            own[d_conv - 1] = node;
+            states[node]    = parent < 0 ? state_of_root(parents, node) : states[parent];
+        }
+    }
 };
 
-// A node's window is its parent's, moved on by one column; a root's continues the carried columns.
-static void plan_columns(int32_t * columns, const int32_t * parents, int32_t n_tokens, int32_t d_conv) {
-    for (int32_t node = 0; node < n_tokens; node++) {
-        const int32_t parent = parent_of(parents, node);
-        int32_t *     own    = columns + node*d_conv;
-        for (int32_t tap = 0; tap < d_conv - 1; tap++) {
-            own[tap] = parent < 0 ? tap : columns[parent*d_conv + tap + 1];
-        }
-        own[d_conv - 1] = d_conv - 1 + node;
-    }
-}
-
 struct conv_block {
-    int64_t seq;
     int64_t first_channel, n_channels;
     int64_t first_node, n_nodes;
 };
 
-// Whether the windows of a block's nodes are those of a chain: each one column after the last, in conv_input itself.
-static bool windows_are_a_chain(const int32_t * columns, int32_t d_conv, const conv_block & block) {
-    const int32_t * first = columns + block.first_node*d_conv;
-    for (int32_t i = 0; i < block.n_nodes; i++) {
-        for (int32_t tap = 0; tap < d_conv; tap++) {
-            if (first[i*d_conv + tap] != first[0] + i + tap) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
+// Where the inputs of a convolution are.
+struct conv_inputs {
+    const float * nodes;  // a row of channels for each
+    int64_t       stride; // floats
+    const float * states; // rows of n_carried inputs of each channel
+    int64_t       n_carried, state_size, n_states;
+
+    conv_inputs(const ggml_tensor * inputs, const ggml_tensor * states)
+        : nodes((const float *) inputs->data), stride(inputs->nb[1]/sizeof(float)), states((const float *) states->data),
+          n_carried(states->ne[0]/inputs->ne[0]), state_size(states->ne[0]), n_states(states->ne[1]) {}
+
+    // Null: zeros
+    const float * state(int32_t number) const { return number >= 0 && number < n_states ? states + number*state_size : nullptr; }
+};
 
 // The windows of one node, [d_conv, n_channels]. D_CONV 0: any.
 template <int D_CONV>
-static void gather_node(float * GGML_RESTRICT windows, const int32_t * columns, int64_t d_conv, const float * GGML_RESTRICT rows, int64_t stride, int64_t n_channels) {
+static void gather_node(float * GGML_RESTRICT windows, const int32_t * taps, int64_t d_conv, const conv_inputs & from, const float * state, const conv_block & block) {
     const int64_t n_taps = D_CONV ? D_CONV : d_conv;
-    for (int64_t channel = 0; channel < n_channels; channel++) {
-        for (int64_t tap = 0; tap < n_taps; tap++) {
-            windows[channel*n_taps + tap] = rows[channel*stride + columns[tap]];
+    for (int64_t tap = 0; tap < n_taps; tap++) {
+        const bool    carried = taps[tap] < 0;
+        const float * row     = carried ? (state ? state + block.first_channel*from.n_carried + (-1 - taps[tap]) : nullptr) :
+                                          from.nodes + taps[tap]*from.stride + block.first_channel;
+        const int64_t step    = carried ? from.n_carried : 1;
+        for (int64_t channel = 0; channel < block.n_channels; channel++) {
+            windows[channel*n_taps + tap] = row ? row[channel*step] : 0.0f;
         }
     }
 }
 
 // windows [d_conv, n_channels, n_nodes]
-static void gather_windows(float * windows, const int32_t * columns, const ggml_tensor * conv_input, int64_t d_conv, const conv_block & block) {
-    const int64_t stride = conv_input->nb[1]/sizeof(float);
-    const float * rows   = (const float *) ((const char *) conv_input->data + block.seq*conv_input->nb[2]) + block.first_channel*stride;
-    const auto    gather = d_conv == 4 ? gather_node<4> : gather_node<0>; // all known models have 4
+static void gather_windows(const ssm_conv_tree_scratch & work, const conv_inputs & from, int64_t d_conv, const conv_block & block) {
+    const auto gather = d_conv == 4 ? gather_node<4> : gather_node<0>; // all known models have 4
     for (int64_t i = 0; i < block.n_nodes; i++) {
-        gather(windows + i*block.n_channels*d_conv, columns + (block.first_node + i)*d_conv, d_conv, rows, stride, block.n_channels);
+        const int64_t node = block.first_node + i;
+        gather(work.windows + i*block.n_channels*d_conv, work.taps + node*d_conv, d_conv, from, from.state(work.states[node]), block);
     }
 }
 
@@ -493,65 +550,93 @@ static void set_shape(ggml_tensor & t, int64_t ne0, int64_t ne1, int64_t ne2, si
     t.nb[3] = nb2*ne2;
 }
 
-// Upstream's op computes the block, on views. A loop of our own would not do: compilers vectorise and contract that sum
-// as they like, so only the same code gives the same bits everywhere.
+// Upstream's op computes the block, as a sequence of one token for each node. A loop of our own would not do: compilers
+// vectorise and contract that sum as they like, so only the same code gives the same bits everywhere.
 static void convolve(const ggml_compute_params * params, const ssm_conv_tree_scratch & work, ggml_tensor * dst, const conv_block & block) {
-    const ggml_tensor * conv_input = dst->src[0];
-    const ggml_tensor * kernel     = dst->src[1];
-    const int64_t       d_conv     = kernel->ne[0];
+    const ggml_tensor * kernel = dst->src[2];
+    const int64_t       d_conv = kernel->ne[0];
 
-    ggml_tensor input = *conv_input;
+    ggml_tensor input = *dst->src[0];
     ggml_tensor part  = *kernel;
     ggml_tensor out   = *dst;
+    input.data = work.windows;
     part.data  = (char *) kernel->data + block.first_channel*kernel->nb[1];
     part.ne[1] = block.n_channels;
-    out.data   = (char *) dst->data + block.seq*dst->nb[2] + block.first_node*dst->nb[1] + block.first_channel*dst->nb[0];
+    out.data   = (char *) dst->data + block.first_node*dst->nb[1] + block.first_channel*dst->nb[0];
     out.src[0] = &input;
     out.src[1] = &part;
+    set_shape(input, d_conv, block.n_channels, block.n_nodes, d_conv*sizeof(float), d_conv*block.n_channels*sizeof(float));
+    set_shape(out, block.n_channels, 1, block.n_nodes, dst->nb[1], dst->nb[1]);
 
-    if (windows_are_a_chain(work.columns, d_conv, block)) { // one sequence, its nodes are tokens
-        input.data = (char *) conv_input->data + block.seq*conv_input->nb[2] + block.first_channel*conv_input->nb[1] + work.columns[block.first_node*d_conv]*sizeof(float);
-        set_shape(input, conv_input->ne[0], block.n_channels, 1, conv_input->nb[1], conv_input->nb[2]);
-        set_shape(out, block.n_channels, block.n_nodes, 1, dst->nb[1], dst->nb[2]);
-    } else { // a sequence of one token for each node
-        gather_windows(work.windows, work.columns, conv_input, d_conv, block);
-        input.data = work.windows;
-        set_shape(input, d_conv, block.n_channels, block.n_nodes, d_conv*sizeof(float), d_conv*block.n_channels*sizeof(float));
-        set_shape(out, block.n_channels, 1, block.n_nodes, dst->nb[1], dst->nb[1]);
-    }
     ggml_compute_params alone = *params;
     alone.ith = 0;
     alone.nth = 1;
     ggml_compute_forward_ssm_conv(&alone, &out);
 }
 
+// This thread's part of n things: equal parts, all known beforehand, which costs no barrier (as upstream).
+static void part_of_thread(const ggml_compute_params * params, int64_t n, int64_t & first, int64_t & last) {
+    const int64_t n_of_thread = (n + params->nth - 1)/params->nth;
+    first = n_of_thread*params->ith;
+    last  = std::min(first + n_of_thread, n);
+}
+
 void ggml_compute_forward_ssm_conv_tree(const ggml_compute_params * params, ggml_tensor * dst) {
-    const ggml_tensor * parents  = dst->src[2];
-    const int64_t       d_conv   = dst->src[1]->ne[0];
+    const conv_inputs   inputs(dst->src[0], dst->src[1]);
+    const int64_t       d_conv   = dst->src[2]->ne[0];
     const int64_t       d_inner  = dst->ne[0];
     const int64_t       n_tokens = dst->ne[1];
-    const int64_t       n_seqs   = dst->ne[2];
-    const int64_t       n_blocks = (d_inner + CHANNELS_PER_BLOCK - 1) / CHANNELS_PER_BLOCK; // of channels
     const auto          work     = thread_scratch<ssm_conv_tree_scratch>(params, dst);
 
-    // as upstream: equal parts, all known beforehand, which costs no barrier
-    const int64_t n_of_thread = (n_blocks*n_seqs + params->nth - 1)/params->nth;
-    const int64_t first   = n_of_thread*params->ith;
-    const int64_t last    = std::min(first + n_of_thread, n_blocks*n_seqs);
-
-    int64_t planned_seq = -1;
+    int64_t first, last; // blocks of channels
+    part_of_thread(params, (d_inner + CHANNELS_PER_BLOCK - 1) / CHANNELS_PER_BLOCK, first, last);
+    if (first >= last) {
+        return;
+    }
+    work.plan((const int32_t *) dst->src[3]->data, (int32_t) n_tokens, (int32_t) d_conv);
     for (int64_t i = first; i < last; i++) {
         conv_block block;
-        block.seq           = i / n_blocks;
-        block.first_channel = i % n_blocks * CHANNELS_PER_BLOCK;
+        block.first_channel = i * CHANNELS_PER_BLOCK;
         block.n_channels    = std::min(CHANNELS_PER_BLOCK, d_inner - block.first_channel);
-        if (block.seq != planned_seq) {
-            planned_seq = block.seq;
-            plan_columns(work.columns, (const int32_t *) parents->data + block.seq*n_tokens, n_tokens, d_conv);
-        }
         for (block.first_node = 0; block.first_node < n_tokens; block.first_node += NODES_PER_BLOCK) {
             block.n_nodes = std::min(NODES_PER_BLOCK, n_tokens - block.first_node);
+            gather_windows(work, inputs, d_conv, block);
             convolve(params, work, dst, block);
+        }
+    }
+}
+
+// ---------------------------------------------------------------- ggml_ssm_conv_tree_persist
+
+struct persist_conv_scratch {
+    int32_t * nodes; // [n_path]
+
+    persist_conv_scratch(scratch & memory, const ggml_tensor * dst) : nodes(memory.take<int32_t>(dst->src[2]->ne[0])) {}
+};
+
+// The state before and the state after may be the same memory: what is read lies at or after what is written.
+static void persist_channels(const conv_inputs & inputs, int32_t before, const int32_t * nodes, int64_t n_nodes, int64_t first, int64_t last, float * out) {
+    const float * state = inputs.state(before);
+    for (int64_t channel = first; channel < last; channel++) {
+        const int64_t at = channel*inputs.n_carried;
+        for (int64_t t = 0; t < inputs.n_carried; t++) {
+            const int64_t from = t + n_nodes - inputs.n_carried; // of the path, if it is not before it
+            out[at + t] = from >= 0 ? inputs.nodes[nodes[from]*inputs.stride + channel] : state ? state[at + t + n_nodes] : 0.0f;
+        }
+    }
+}
+
+void ggml_compute_forward_ssm_conv_tree_persist(const ggml_compute_params * params, ggml_tensor * dst) {
+    const conv_inputs inputs(dst->src[0], dst->src[1]);
+    const persisted   states(dst, dst->src[1], dst->src[1]->ne[0], dst->src[2], dst->src[3]);
+    const auto        work = thread_scratch<persist_conv_scratch>(params, dst);
+
+    int64_t first, last; // channels
+    part_of_thread(params, dst->src[0]->ne[0], first, last);
+    for (int64_t seq = 0; seq < states.n_seqs(); seq++) {
+        if (float * out = states.after(seq)) {
+            const int64_t n_nodes = nodes_of_path(states.path_of(seq), states.n_path(), dst->src[0]->ne[1], work.nodes);
+            persist_channels(inputs, states.before(seq), work.nodes, n_nodes, first, last, out);
         }
     }
 }
@@ -562,6 +647,7 @@ size_t ggml_tree_op_work_size(const ggml_tensor * dst, int n_tasks) {
     scratch counted;
     switch (dst->op) {
         case GGML_OP_SSM_CONV_TREE:                ssm_conv_tree_scratch(counted, dst);  break;
+        case GGML_OP_SSM_CONV_TREE_PERSIST:        persist_conv_scratch(counted, dst);   break;
         case GGML_OP_GATED_DELTA_NET_TREE:         delta_net_tree_scratch(counted, dst); break;
         case GGML_OP_GATED_DELTA_NET_TREE_PERSIST: persist_scratch(counted, dst);        break;
         default:                                   GGML_ABORT("not a tree op: %s", ggml_op_name(dst->op));

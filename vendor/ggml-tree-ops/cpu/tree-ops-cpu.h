@@ -12,6 +12,7 @@ extern "C" {
 size_t ggml_tree_op_work_size(const struct ggml_tensor * dst, int n_tasks);
 
 void ggml_compute_forward_ssm_conv_tree(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+void ggml_compute_forward_ssm_conv_tree_persist(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 void ggml_compute_forward_gated_delta_net_tree(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 void ggml_compute_forward_gated_delta_net_tree_persist(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 

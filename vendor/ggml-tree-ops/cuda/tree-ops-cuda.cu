@@ -54,25 +54,28 @@ static constexpr int MAX_CHUNK = 3, MIN_CHUNK = 2;
 // Floats of a node there, before the block's columns of v: k, q for attention, g, beta.
 static constexpr int inputs_before_v(int S, bool kda, bool attention) { return S + (attention ? S : 0) + (kda ? S : 1) + 1; }
 
-// Rows of k or q: of head h % n_heads, sequence s / seqs_per_seq. Strides are in floats, from node to node in bytes (and in
-// 32 bits: one instruction an address).
+// Rows of k or q: of head h % n_heads. The stride is in floats, from node to node in bytes (and in 32 bits: one instruction
+// an address).
 struct key_rows {
     const float * first;
-    int64_t       head_stride, seq_stride;
+    int64_t       head_stride;
     int32_t       node_stride;
-    uint32_t      n_heads, seqs_per_seq;
+    uint32_t      n_heads;
 };
 
 struct delta_net_args {
     key_rows        q, k; // no q where no attention is computed
     const float *   v;
-    int64_t         v_head_stride, v_seq_stride;
+    int64_t         v_head_stride;
     int32_t         v_node_stride;
     const float *   g;    // contiguous, as the rest
     const float *   beta;
-    const float *   state;
-    const int32_t * indices; // parents, or the path
+    const float *   states;
+    const int32_t * indices; // parents, or the paths, one a sequence
+    const int32_t * rows;    // of states: [2, n_seqs], of persist only
     float *         dst;
+    bool            in_place;
+    int32_t         n_states;
     int32_t         n_tokens;
     int32_t         n_path;
     int32_t         inputs_at, slots_at; // in the shared memory, in float4
@@ -98,8 +101,8 @@ static __device__ __forceinline__ const float * at_node(const float * first, int
     return (const float *) ((const char *) first + (int64_t) node*stride);
 }
 
-static __device__ const float * row_of(const key_rows & rows, uint32_t head, uint32_t seq) {
-    return rows.first + head % rows.n_heads*rows.head_stride + seq/rows.seqs_per_seq*rows.seq_stride;
+static __device__ const float * row_of(const key_rows & rows, uint32_t head) {
+    return rows.first + head % rows.n_heads*rows.head_stride;
 }
 
 // From global to shared memory. From Ampere on it only starts here, and has ended after wait_for_copies().
@@ -150,22 +153,21 @@ struct head_rows {
     int32_t       q_stride, k_stride, v_stride, g_stride, beta_stride; // bytes, from node to node
 
     __device__ head_rows(const delta_net_args & a, int32_t thread) {
-        const uint32_t head = blockIdx.y, seq = blockIdx.z;
+        const uint32_t head    = blockIdx.y;
         const int32_t  n_heads = gridDim.y;
-        const int64_t  first = (int64_t) seq*a.n_tokens*n_heads + head; // of g and beta
         const int32_t  at      = thread % 32;
         if constexpr (ATTENTION) {
-            q        = row_of(a.q, head, seq) + at;
+            q        = row_of(a.q, head) + at;
             q_stride = a.q.node_stride;
             keep(q);
         }
-        k           = row_of(a.k, head, seq) + at;
+        k           = row_of(a.k, head) + at;
         k_stride    = a.k.node_stride;
-        v           = a.v + head*a.v_head_stride + seq*a.v_seq_stride + blockIdx.x*blockDim.y*COLUMNS + at;
+        v           = a.v + head*a.v_head_stride + blockIdx.x*blockDim.y*COLUMNS + at;
         v_stride    = a.v_node_stride;
-        g           = a.g + (KDA ? first*S + at : first);
+        g           = a.g + (KDA ? head*S + at : head);
         g_stride    = n_heads*(KDA ? S : 1)*(int32_t) sizeof(float);
-        beta        = a.beta + first;
+        beta        = a.beta + head;
         beta_stride = n_heads*(int32_t) sizeof(float);
         keep(k);
         keep(v);
@@ -256,12 +258,13 @@ template <int ROWS>
 struct state_part {
     float s[COLUMNS][ROWS];
 
+    // Null: zeros
     template <int S, int LANES> __device__ void load(const float * columns) {
 #pragma unroll
         for (int c = 0; c < COLUMNS; c++) {
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
-                s[c][r] = columns[c*S + r*LANES];
+                s[c][r] = columns ? columns[c*S + r*LANES] : 0.0f;
             }
         }
     }
@@ -357,8 +360,13 @@ static __device__ int32_t plan_path(const int32_t * path, int32_t n_path, int32_
     return n;
 }
 
-// A block takes COLUMNS * blockDim.y columns of one head through the tree (ATTENTION), or along the path. Groups of LANES
-// lanes have COLUMNS columns each. What they share is the plan, which the first warp makes, and the nodes' inputs, which are
+// The number of the state that a root starts from.
+static __device__ __forceinline__ int32_t state_of_root(const int32_t * parents, int32_t root) {
+    return parents[root] < 0 ? -1 - parents[root] : 0;
+}
+
+// A block takes COLUMNS * blockDim.y columns of one head through the forest (ATTENTION), or along a path, one block for each
+// path. Groups of LANES lanes have COLUMNS columns each. What they share is the plan, which the first warp makes, and the nodes' inputs, which are
 // in shared memory before they are needed: a load from global memory takes longer than a node.
 //
 // Shared memory: the visits, the inputs of two chunks of nodes (one computed, one coming), then the slots of the states that
@@ -379,20 +387,23 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     const int     group_col  = threadIdx.y*COLUMNS; // in the block
     const int     own_col    = group_col + lane/(LANES/SUMS) % COLUMNS; // whose sums this lane ends up with
     const int     block_col  = blockIdx.x*blockDim.y*COLUMNS;
-    const int64_t head       = (int64_t) blockIdx.z*gridDim.y + blockIdx.y; // through all sequences
-    const int64_t state_at   = (head*S + block_col + group_col)*S + lane;
+    const int64_t state_at   = ((int64_t) blockIdx.y*S + block_col + group_col)*S + lane; // in each sequence's
+    const int64_t state_size = (int64_t) gridDim.y*S*S;
+    const auto    state_of   = [=](int32_t number) {
+        return number >= 0 && number < a.n_states ? a.states + number*state_size + state_at : nullptr;
+    };
     const rows_t  rows(a, thread);
 
     ggml_cuda_pdl_lc();
     ggml_cuda_pdl_sync();
 
-    state_part<ROWS> state;
-    state.template load<S, LANES>(a.state + state_at);
+    state_part<ROWS> state; // node 0 is a root, and most often the first one
+    state.template load<S, LANES>(state_of(ATTENTION ? state_of_root(a.indices, 0) : a.rows[2*blockIdx.z]));
 
     if (thread < 32) {
         if constexpr (ATTENTION) {
             int32_t * scratch = (int32_t *) (shared + a.inputs_at);
-            tree_plan(warp_of_planners { thread }, a.indices + (int64_t) blockIdx.z*a.n_tokens, a.n_tokens, visits, scratch);
+            tree_plan(warp_of_planners { thread }, a.indices, a.n_tokens, visits, scratch);
         } else {
             const int32_t n = plan_path(a.indices + (int64_t) blockIdx.z*a.n_path, a.n_path, a.n_tokens, visits, thread);
             if (thread == 0) {
@@ -403,7 +414,7 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
     __syncthreads();
 
     const int32_t n = ATTENTION ? a.n_tokens : n_path_nodes;
-    float * out = a.dst + ((int64_t) blockIdx.z*a.n_tokens*gridDim.y + blockIdx.y)*S + block_col + own_col; // attention only
+    float * out = a.dst + (int64_t) blockIdx.y*S + block_col + own_col; // attention only
     const int32_t out_stride = gridDim.y*S*(int32_t) sizeof(float);
     keep(out);
     const auto store_attention = [=](int32_t node, float sum) {
@@ -432,9 +443,9 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
         typename rows_t::inputs in     = rows_t::load(from, lane, own_col);
         for (int32_t i = first; i < last; i++) {
             const tree_visit now = tree_visit_unpack(coming);
-            if (ATTENTION && now.from != tree_visit::PREVIOUS && i > 0) {
+            if (ATTENTION && now.from != tree_visit::PREVIOUS && (i > 0 || now.node != 0)) {
                 if (now.from == tree_visit::START) {
-                    state.template load<S, LANES>(a.state + state_at);
+                    state.template load<S, LANES>(state_of(state_of_root(a.indices, now.node)));
                 } else {
                     state.restore(slots + now.from*ROWS*n_threads, n_threads);
                 }
@@ -462,7 +473,10 @@ static __global__ void __launch_bounds__(128, 4) delta_net_kernel(const delta_ne
         float sums[SUMS] = { 0.0f, 0.0f, 0.0f, 0.0f, attention[0], attention[1], attention[2], attention[3] };
         store_attention(before, sum_over_lanes<LANES>(sums, lane));
     } else {
-        state.template store<S, LANES>(a.dst + state_at);
+        const int32_t number = a.in_place ? a.rows[2*blockIdx.z + 1] : blockIdx.z;
+        if (!a.in_place || (number >= 0 && number < a.n_states)) {
+            state.template store<S, LANES>(a.dst + number*state_size + state_at);
+        }
     }
 }
 
@@ -502,9 +516,8 @@ private:
     }
 };
 
-static key_rows rows_of_keys(const ggml_tensor * t, const ggml_tensor * v) {
-    return { (const float *) t->data, (int64_t) (t->nb[1]/sizeof(float)), (int64_t) (t->nb[3]/sizeof(float)), (int32_t) t->nb[2],
-        (uint32_t) t->ne[1], (uint32_t) (v->ne[3]/t->ne[3]) };
+static key_rows rows_of_keys(const ggml_tensor * t) {
+    return { (const float *) t->data, (int64_t) (t->nb[1]/sizeof(float)), (int32_t) t->nb[2], (uint32_t) t->ne[1] };
 }
 
 static delta_net_args args_of(const ggml_tensor * dst, const delta_net_launch & launch) {
@@ -512,17 +525,19 @@ static delta_net_args args_of(const ggml_tensor * dst, const delta_net_launch & 
     ggml_tensor * const * src = dst->src + (attention ? 1 : 0);
     const ggml_tensor * v = src[1];
     delta_net_args a;
-    a.k             = rows_of_keys(src[0], v);
-    a.q             = attention ? rows_of_keys(dst->src[0], v) : a.k;
+    a.k             = rows_of_keys(src[0]);
+    a.q             = attention ? rows_of_keys(dst->src[0]) : a.k;
     a.v             = (const float *) v->data;
     a.v_head_stride = v->nb[1]/sizeof(float);
     a.v_node_stride = (int32_t) v->nb[2];
-    a.v_seq_stride  = v->nb[3]/sizeof(float);
     a.g             = (const float *) src[2]->data;
     a.beta          = (const float *) src[3]->data;
-    a.state         = (const float *) src[4]->data;
+    a.states        = (const float *) src[4]->data;
+    a.n_states      = (int32_t) src[4]->ne[3];
     a.indices       = (const int32_t *) src[5]->data;
+    a.rows          = attention ? nullptr : (const int32_t *) src[6]->data;
     a.dst           = (float *) dst->data;
+    a.in_place      = !attention && ggml_tree_op_is_inplace(dst);
     a.n_tokens      = (int32_t) v->ne[2];
     a.n_path        = (int32_t) src[5]->ne[0];
     a.inputs_at     = launch.inputs_at;
@@ -540,7 +555,7 @@ static void start_delta_net(ggml_backend_cuda_context & ctx, const ggml_tensor *
     const delta_net_launch launch(dst);
     const delta_net_args   args   = args_of(dst, launch);
     constexpr int          lanes  = S < 32 ? S : 32;
-    const dim3             blocks(S/(COLUMNS*launch.n_groups), v->ne[1], v->ne[3]);
+    const dim3             blocks(S/(COLUMNS*launch.n_groups), v->ne[1], ATTENTION ? 1 : dst->src[5]->ne[1]);
     const ggml_cuda_kernel_launch_params params(blocks, dim3(lanes, launch.n_groups), launch.n_shared_bytes, ctx.stream());
     if (g->ne[0] > 1) {
         ggml_cuda_kernel_launch(delta_net_kernel<S, true, ATTENTION>, params, args);
@@ -571,7 +586,7 @@ static bool delta_net_supported(const ggml_tensor * dst) {
     const ggml_tensor * v         = dst->src[attention ? 2 : 1];
     const int64_t       S         = v->ne[0];
     const int64_t       n_visits  = attention ? v->ne[2] : dst->src[5]->ne[0];
-    const bool          grid_fits = v->ne[1] <= 65535 && v->ne[3] <= 65535;
+    const bool          grid_fits = v->ne[1] <= 65535 && (attention || dst->src[5]->ne[1] <= 65535);
     const bool          plan_fits = v->ne[2] <= 65536 && n_visits <= (attention ? TREE_PLAN_MAX_NODES : MAX_PATH);
     const bool          is_known  = S == 16 || S == 32 || S == 64 || S == 128;
     return is_known && grid_fits && plan_fits && rows_are_near(dst->src[0]) && rows_are_near(dst->src[1]) && rows_are_near(v);
@@ -580,48 +595,47 @@ static bool delta_net_supported(const ggml_tensor * dst) {
 // ---------------------------------------------------------------- the convolution
 
 struct conv_args {
-    const float *   input;   // [width, n_channels, n_seqs]
+    const float *   inputs;  // a row of channels for each node
+    const float *   states;  // [D_CONV-1, n_channels, n_states]
     const float *   kernel;  // [D_CONV, n_channels]
-    const int32_t * parents; // [n_nodes, n_seqs]
-    float *         dst;     // [n_channels, n_nodes, n_seqs]
+    const int32_t * parents; // [n_nodes]
+    float *         dst;     // [n_channels, n_nodes]
+    int64_t         stride;  // floats, from node to node
     int32_t         n_channels;
     int32_t         n_nodes;
-    uint3           width_magic;
+    int32_t         n_states;
 };
 
 static constexpr int CONV_THREADS = 256;
 
-// In floats, odd: lanes that read the same column of different channels then hit different banks.
-TREE_PLAN_ANYWHERE int32_t conv_row_stride(int32_t width) { return width | 1; }
+// What a tap past the root reads: the t-th carried input of a channel of the state that the root names.
+template <int D_CONV>
+static __device__ float carried_input(const conv_args & a, int32_t root_parent, int channel, int t) {
+    const int32_t number = -1 - root_parent;
+    return number < a.n_states ? a.states[((int64_t) number*a.n_channels + channel)*(D_CONV - 1) + t] : 0.0f;
+}
 
-// A block has blockDim.x channels. It reads their rows once, as they lie; then a thread takes every blockDim.y-th node.
+// A block has blockDim.x channels. It reads their inputs once; then a thread takes every blockDim.y-th node.
 template <int D_CONV, bool SILU>
 static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(const conv_args a) {
     extern __shared__ float shared_floats[];
-    const int32_t width  = D_CONV - 1 + a.n_nodes;
-    const int32_t stride = conv_row_stride(width);
-    int32_t * before = (int32_t *) shared_floats; // the column before each column
-    float *   rows   = shared_floats + width;
+    int32_t * before = (int32_t *) shared_floats; // the parent of each node; below 0: a root's entry
+    float *   inputs = shared_floats + a.n_nodes; // [blockDim.x, n_nodes]
 
-    const int     thread    = threadIdx.y*blockDim.x + threadIdx.x;
-    const int     first     = blockIdx.x*blockDim.x;
-    const int     n_rows    = min((int) blockDim.x, a.n_channels - first);
-    const float * input     = a.input + ((int64_t) blockIdx.y*a.n_channels + first)*width;
-    const int32_t * parents = a.parents + (int64_t) blockIdx.y*a.n_nodes;
+    const int thread  = threadIdx.y*blockDim.x + threadIdx.x;
+    const int channel = blockIdx.x*blockDim.x + threadIdx.x;
 
     ggml_cuda_pdl_lc();
     ggml_cuda_pdl_sync();
 
-    for (int32_t i = thread; i < n_rows*width; i += CONV_THREADS) {
-        const uint2 at = fast_div_modulo(i, a.width_magic);
-        rows[at.x*stride + at.y] = input[i];
+    for (int32_t i = thread; i < a.n_nodes; i += CONV_THREADS) {
+        before[i] = tree_conv_parent(a.parents, i);
     }
-    for (int32_t i = thread; i < width; i += CONV_THREADS) {
-        before[i] = tree_column_before(parents, i, D_CONV - 1);
-    }
-    const int channel = first + threadIdx.x;
     float kernel[D_CONV];
     if (channel < a.n_channels) {
+        for (int32_t node = threadIdx.y; node < a.n_nodes; node += blockDim.y) {
+            inputs[node*blockDim.x + threadIdx.x] = a.inputs[node*a.stride + channel];
+        }
 #pragma unroll
         for (int tap = 0; tap < D_CONV; tap++) {
             kernel[tap] = a.kernel[channel*D_CONV + tap];
@@ -632,15 +646,19 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(const conv_ar
         return;
     }
 
-    const float * row = rows + threadIdx.x*stride;
-    float *       out = a.dst + (int64_t) blockIdx.y*a.n_nodes*a.n_channels + channel;
     for (int32_t node = threadIdx.y; node < a.n_nodes; node += blockDim.y) {
-        float x[D_CONV];
-        int32_t column = D_CONV - 1 + node;
+        float   x[D_CONV];
+        int32_t at     = node;
+        int     beyond = 0; // taps past the root
 #pragma unroll
         for (int tap = D_CONV - 1; tap >= 0; tap--) {
-            x[tap] = row[column];
-            column = tap > 0 ? before[column] : column;
+            if (at >= 0) {
+                x[tap] = inputs[at*blockDim.x + threadIdx.x];
+                at     = before[at];
+            } else {
+                beyond++;
+                x[tap] = carried_input<D_CONV>(a, at, channel, D_CONV - 1 - beyond);
+            }
         }
         float sum = 0.0f;
 #pragma unroll
@@ -648,32 +666,33 @@ static __global__ void __launch_bounds__(CONV_THREADS) conv_kernel(const conv_ar
             sum = fmaf(x[tap], kernel[tap], sum);
         }
         sum += 0.0f; // a bias that is not there, in the chain kernel: no -0
-        out[(int64_t) node*a.n_channels] = SILU ? ggml_cuda_op_silu_single(sum) : sum;
+        a.dst[(int64_t) node*a.n_channels + channel] = SILU ? ggml_cuda_op_silu_single(sum) : sum;
     }
 }
 
-static size_t conv_shared_bytes(int32_t width, int n_channels) {
-    return (width + (size_t) n_channels*conv_row_stride(width))*sizeof(float);
+static size_t conv_shared_bytes(int32_t n_nodes, int n_channels) {
+    return (size_t) n_nodes*(1 + n_channels)*sizeof(float);
 }
 
 template <int D_CONV>
 static void start_conv(ggml_backend_cuda_context & ctx, const ggml_tensor * conv, ggml_tensor * dst) {
-    const int32_t width = (int32_t) conv->src[0]->ne[0];
     conv_args a;
-    a.input       = (const float *) conv->src[0]->data;
-    a.kernel      = (const float *) conv->src[1]->data;
-    a.parents     = (const int32_t *) conv->src[2]->data;
+    a.inputs      = (const float *) conv->src[0]->data;
+    a.states      = (const float *) conv->src[1]->data;
+    a.kernel      = (const float *) conv->src[2]->data;
+    a.parents     = (const int32_t *) conv->src[3]->data;
     a.dst         = (float *) dst->data;
+    a.stride      = conv->src[0]->nb[1]/sizeof(float);
     a.n_channels  = (int32_t) conv->ne[0];
     a.n_nodes     = (int32_t) conv->ne[1];
-    a.width_magic = init_fastdiv_values(width);
+    a.n_states    = (int32_t) conv->src[1]->ne[1];
 
     int n_channels = 32; // of a block
-    while (n_channels > 8 && conv_shared_bytes(width, n_channels) > MAX_SHARED_BYTES) {
+    while (n_channels > 8 && conv_shared_bytes(a.n_nodes, n_channels) > MAX_SHARED_BYTES) {
         n_channels /= 2;
     }
-    const dim3 blocks((a.n_channels + n_channels - 1)/n_channels, conv->ne[2]);
-    const ggml_cuda_kernel_launch_params params(blocks, dim3(n_channels, CONV_THREADS/n_channels), conv_shared_bytes(width, n_channels), ctx.stream());
+    const dim3 blocks((a.n_channels + n_channels - 1)/n_channels);
+    const ggml_cuda_kernel_launch_params params(blocks, dim3(n_channels, CONV_THREADS/n_channels), conv_shared_bytes(a.n_nodes, n_channels), ctx.stream());
     if (dst == conv) {
         ggml_cuda_kernel_launch(conv_kernel<D_CONV, false>, params, a);
     } else {
@@ -683,21 +702,96 @@ static void start_conv(ggml_backend_cuda_context & ctx, const ggml_tensor * conv
 
 // dst: the convolution itself, or the SiLU of it
 static void start_conv(ggml_backend_cuda_context & ctx, const ggml_tensor * conv, ggml_tensor * dst) {
-    switch (conv->src[1]->ne[0]) {
+    switch (conv->src[2]->ne[0]) {
         case 3:  start_conv<3>(ctx, conv, dst);  break;
         case 4:  start_conv<4>(ctx, conv, dst);  break;
         case 5:  start_conv<5>(ctx, conv, dst);  break;
         case 9:  start_conv<9>(ctx, conv, dst);  break;
         case 15: start_conv<15>(ctx, conv, dst); break;
-        default: GGML_ABORT("%s with a kernel of %d, expected 3, 4, 5, 9 or 15", ggml_op_name(conv->op), (int) conv->src[1]->ne[0]);
+        default: GGML_ABORT("%s with a kernel of %d, expected 3, 4, 5, 9 or 15", ggml_op_name(conv->op), (int) conv->src[2]->ne[0]);
     }
 }
 
 static bool conv_supported(const ggml_tensor * dst) {
-    const int64_t d_conv    = dst->src[1]->ne[0];
+    const int64_t d_conv    = dst->src[2]->ne[0];
     const bool    is_known  = d_conv == 3 || d_conv == 4 || d_conv == 5 || d_conv == 9 || d_conv == 15;
-    const bool    grid_fits = dst->ne[2] <= 65535 && dst->ne[0] <= INT32_MAX/d_conv;
+    const bool    grid_fits = dst->ne[0] <= INT32_MAX/d_conv;
     return is_known && grid_fits && dst->ne[1] <= TREE_PLAN_MAX_NODES;
+}
+
+// ---------------------------------------------------------------- what a convolution carries, after a path
+
+struct conv_persist_args {
+    const float *   inputs;
+    const float *   states;
+    const int32_t * paths;  // [n_path, n_seqs]
+    const int32_t * rows;   // [2, n_seqs]
+    float *         dst;
+    bool            in_place;
+    int64_t         stride; // floats, from node to node
+    int32_t         n_channels, n_carried, n_states, n_nodes, n_path;
+};
+
+// A thread has one channel. What it reads lies at or after what it writes, where both are in the same memory.
+static __global__ void __launch_bounds__(CONV_THREADS) conv_persist_kernel(const conv_persist_args a) {
+    extern __shared__ int32_t nodes[];
+    __shared__ int32_t n_shared;
+
+    ggml_cuda_pdl_lc();
+    ggml_cuda_pdl_sync();
+
+    if (threadIdx.x < 32) {
+        const int32_t n = plan_path(a.paths + (int64_t) blockIdx.y*a.n_path, a.n_path, a.n_nodes, nodes, threadIdx.x);
+        if (threadIdx.x == 0) {
+            n_shared = n;
+        }
+    }
+    __syncthreads();
+
+    const int32_t n       = n_shared;
+    const int32_t channel = blockIdx.x*blockDim.x + threadIdx.x;
+    const int32_t from    = a.rows[2*blockIdx.y];
+    const int32_t to      = a.in_place ? a.rows[2*blockIdx.y + 1] : blockIdx.y;
+    if (channel >= a.n_channels || (a.in_place && (to < 0 || to >= a.n_states))) {
+        return;
+    }
+    const int64_t state_size = (int64_t) a.n_channels*a.n_carried;
+    const int64_t at         = (int64_t) channel*a.n_carried;
+    const bool    exists     = from >= 0 && from < a.n_states;
+    for (int32_t t = 0; t < a.n_carried; t++) {
+        const int32_t i = t + n - a.n_carried; // of the path, if it is not before it
+        float x = 0.0f;
+        if (i >= 0) {
+            x = a.inputs[tree_visit_unpack(nodes[i]).node*a.stride + channel];
+        } else if (exists) {
+            x = a.states[from*state_size + at + t + n];
+        }
+        a.dst[to*state_size + at + t] = x;
+    }
+}
+
+static void start_conv_persist(ggml_backend_cuda_context & ctx, const ggml_tensor * dst) {
+    conv_persist_args a;
+    a.inputs     = (const float *) dst->src[0]->data;
+    a.states     = (const float *) dst->src[1]->data;
+    a.paths      = (const int32_t *) dst->src[2]->data;
+    a.rows       = (const int32_t *) dst->src[3]->data;
+    a.dst        = (float *) dst->data;
+    a.in_place   = ggml_tree_op_is_inplace(dst);
+    a.stride     = dst->src[0]->nb[1]/sizeof(float);
+    a.n_channels = (int32_t) dst->src[0]->ne[0];
+    a.n_carried  = (int32_t) (dst->src[1]->ne[0]/dst->src[0]->ne[0]);
+    a.n_states   = (int32_t) dst->src[1]->ne[1];
+    a.n_nodes    = (int32_t) dst->src[0]->ne[1];
+    a.n_path     = (int32_t) dst->src[2]->ne[0];
+
+    const dim3 blocks((a.n_channels + CONV_THREADS - 1)/CONV_THREADS, dst->src[2]->ne[1]);
+    const ggml_cuda_kernel_launch_params params(blocks, dim3(CONV_THREADS), a.n_path*sizeof(int32_t), ctx.stream());
+    ggml_cuda_kernel_launch(conv_persist_kernel, params, a);
+}
+
+static bool conv_persist_supported(const ggml_tensor * dst) {
+    return dst->src[0]->ne[1] <= 65536 && dst->src[2]->ne[0] <= MAX_PATH && dst->src[2]->ne[1] <= 65535;
 }
 
 // ---------------------------------------------------------------- what ggml-cuda.cu calls
@@ -705,6 +799,7 @@ static bool conv_supported(const ggml_tensor * dst) {
 bool ggml_cuda_tree_op_supported(const ggml_tensor * dst) {
     switch (dst->op) {
         case GGML_OP_SSM_CONV_TREE:                return conv_supported(dst);
+        case GGML_OP_SSM_CONV_TREE_PERSIST:        return conv_persist_supported(dst);
         case GGML_OP_GATED_DELTA_NET_TREE:
         case GGML_OP_GATED_DELTA_NET_TREE_PERSIST: return delta_net_supported(dst);
         default:                                   return false;
@@ -714,6 +809,7 @@ bool ggml_cuda_tree_op_supported(const ggml_tensor * dst) {
 bool ggml_cuda_tree_op_compute(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
     switch (dst->op) {
         case GGML_OP_SSM_CONV_TREE:                start_conv(ctx, dst, dst);         return true;
+        case GGML_OP_SSM_CONV_TREE_PERSIST:        start_conv_persist(ctx, dst);      return true;
         case GGML_OP_GATED_DELTA_NET_TREE:         start_delta_net<true>(ctx, dst);   return true;
         case GGML_OP_GATED_DELTA_NET_TREE_PERSIST: start_delta_net<false>(ctx, dst);  return true;
         default:                                   return false;
@@ -727,7 +823,7 @@ static bool is_conv_with_silu(const ggml_cgraph * graph, int i) {
     }
     const ggml_tensor * conv = graph->nodes[i];
     const ggml_tensor * silu = graph->nodes[i + 1];
-    const bool free = !overlap(silu, conv->src[0]) && !overlap(silu, conv->src[1]) && !overlap(silu, conv->src[2]);
+    const bool free = !overlap(silu, conv->src[0]) && !overlap(silu, conv->src[1]) && !overlap(silu, conv->src[2]) && !overlap(silu, conv->src[3]);
     return free && silu->type == GGML_TYPE_F32 && ggml_is_contiguous(silu);
 }
 

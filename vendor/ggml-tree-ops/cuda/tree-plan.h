@@ -131,11 +131,8 @@ TREE_PLAN_FUNCTION void tree_plan(const Threads & threads, const int32_t * paren
     });
 }
 
-// The convolution counts columns: d_conv - 1 carried ones, then one a node. The column before a node's is its parent's,
-// before a root's the last carried one. (Before column 0 there is none.)
-TREE_PLAN_FUNCTION int32_t tree_column_before(const int32_t * parents, int32_t column, int32_t n_carried) {
-    if (column < n_carried) {
-        return column - 1;
-    }
-    return n_carried + tree_plan_parent(parents, column - n_carried, -1);
+// What a convolution's taps go on with after a node: its parent, or, below 0, the entry of a root, -1 - the number of its
+// sequence's state.
+TREE_PLAN_FUNCTION int32_t tree_conv_parent(const int32_t * parents, int32_t node) {
+    return parents[node] < node ? parents[node] : -1;
 }

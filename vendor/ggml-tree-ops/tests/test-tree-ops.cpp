@@ -104,6 +104,106 @@ static std::vector<ints> leaf_paths(const ints & parents) {
     return paths;
 }
 
+// How the trees of some sequences, of n nodes each, lie in a batch: any way in which a sequence's nodes keep their order.
+struct batch_order {
+    int  n = 1, n_seqs = 1, n_states = 1;
+    ints at;         // [n_seqs*n] where node i of sequence s is, at s*n + i
+    ints row;        // [n_seqs] the number of each sequence's state
+    ints root_state; // [n_seqs*n] of the state that a node starts from if it is a root
+
+    void fill(int n_nodes, int n_sequences, bool mixed) {
+        n = n_nodes; n_seqs = n_sequences;
+        ints whose, next(n_seqs, 0);
+        for (int i = 0; i < n*n_seqs; i++) {
+            whose.push_back(i / n);
+        }
+        if (mixed) {
+            std::shuffle(whose.begin(), whose.end(), rng);
+        }
+        at.assign(n*n_seqs, 0);
+        for (int i = 0; i < n*n_seqs; i++) {
+            at[whose[i]*n + next[whose[i]]++] = i;
+        }
+        n_states = n_seqs + (mixed ? random_int(0, 2) : 0);
+        row.clear();
+        for (int i = 0; i < n_states; i++) {
+            row.push_back(i);
+        }
+        if (mixed) {
+            std::shuffle(row.begin(), row.end(), rng);
+        }
+        row.resize(n_seqs);
+        root_state.clear();
+        for (int i = 0; i < n*n_seqs; i++) {
+            root_state.push_back(row[i / n]);
+        }
+    }
+    ints nodes(int seq, const ints & path) const {
+        ints found;
+        for (int32_t i : path) {
+            found.push_back(at[seq*n + i]);
+        }
+        return found;
+    }
+    ints parents(const std::vector<ints> & trees) const {
+        ints found(at.size());
+        for (int s = 0; s < n_seqs; s++) {
+            for (int i = 0; i < n; i++) {
+                found[at[s*n + i]] = trees[s][i] < 0 ? -1 - root_state[s*n + i] : at[s*n + trees[s][i]];
+            }
+        }
+        return found;
+    }
+    // paths of different lengths are filled up with -1
+    ints paths(const std::vector<ints> & of_sequences, int n_path) const {
+        ints found;
+        for (int s = 0; s < n_seqs; s++) {
+            ints path = nodes(s, of_sequences[s]);
+            path.resize(n_path, -1);
+            found.insert(found.end(), path.begin(), path.end());
+        }
+        return found;
+    }
+    // each sequence's own state before and after
+    ints rows() const {
+        ints found;
+        for (int32_t r : row) {
+            found.insert(found.end(), { r, r });
+        }
+        return found;
+    }
+    // whether no state is written where another sequence reads one
+    bool is_apart(const ints & rows) const {
+        for (int s = 0; s < n_seqs; s++) {
+            if (rows[2*s] != row[s] && std::find(row.begin(), row.end(), rows[2*s]) != row.end()) {
+                return false;
+            }
+        }
+        return true;
+    }
+    // rows [row] of nodes or states, all of them
+    static floats pick(const floats & all, int64_t row, const ints & which) {
+        floats picked;
+        for (int32_t i : which) {
+            if (i < 0 || (i + INT64_C(1))*row > (int64_t) all.size()) {
+                picked.insert(picked.end(), row, 0.0f); // a state that there is not
+            } else {
+                picked.insert(picked.end(), all.begin() + i*row, all.begin() + (i + INT64_C(1))*row);
+            }
+        }
+        return picked;
+    }
+    int32_t state_of(int seq, const ints & path) const { return root_state[seq*n + path.front()]; }
+};
+
+static int longest(const std::vector<ints> & paths) {
+    size_t n = 0;
+    for (const ints & path : paths) {
+        n = std::max(n, path.size());
+    }
+    return (int) n;
+}
+
 // ---------------------------------------------------------------- graphs
 
 static ggml_backend_t cpu_backend;
@@ -246,73 +346,62 @@ static void expect_same(const float * a, const float * b, int64_t n, const std::
 enum layout { APART, FUSED, PERMUTED, N_LAYOUTS };
 
 struct net_problem {
-    int    S = 16, H = 2, H_k = 2, n = 1, n_seqs = 1, n_seqs_k = 1;
+    int    S = 16, H = 2, H_k = 2, n = 1, n_seqs = 1;
     bool   kda = false;
     layout order = APART;
     std::vector<ints> parents; // one tree a sequence
+    batch_order       places;
 
-    floats q, k, v, g, beta, state; // in the op's order of dimensions, contiguous
+    floats q, k, v, g, beta, state; // in the op's order of dimensions, contiguous: of all nodes of the batch, of all states
 
-    void fill() {
-        const int64_t rows = (int64_t) H*n*n_seqs;
-        const float   unit = 1.0f/std::sqrt((float) S);
-        q     = random_floats((int64_t) S*H_k*n*n_seqs_k, -unit, unit);
-        k     = random_floats((int64_t) S*H_k*n*n_seqs_k, -unit, unit);
+    void fill(bool mixed = false) {
+        places.fill(n, n_seqs, mixed);
+        const int64_t nodes = (int64_t) n*n_seqs, rows = H*nodes;
+        const float   unit  = 1.0f/std::sqrt((float) S);
+        q     = random_floats((int64_t) S*H_k*nodes, -unit, unit);
+        k     = random_floats((int64_t) S*H_k*nodes, -unit, unit);
         v     = random_floats(S*rows, -1, 1);
         g     = random_floats((kda ? S : 1)*rows, -2, 0);
         beta  = random_floats(rows, 0, 1);
-        state = random_floats((int64_t) S*S*H*n_seqs, -1, 1);
+        state = random_floats((int64_t) S*S*H*places.n_states, -1, 1);
     }
     int gate() const { return kda ? S : 1; }
-    int key_seq(int seq) const { return seq/(n_seqs/n_seqs_k); }
+    int n_nodes() const { return n*n_seqs; }
 
     std::string describe() const {
         return "S " + std::to_string(S) + " H " + std::to_string(H) + "/" + std::to_string(H_k) + " n " + std::to_string(n) + " seqs " +
-            std::to_string(n_seqs) + "/" + std::to_string(n_seqs_k) + (kda ? " kda" : "") + " layout " + std::to_string(order);
+            std::to_string(n_seqs) + (kda ? " kda" : "") + " layout " + std::to_string(order);
     }
 };
 
 static net_problem random_net(int max_nodes) {
     net_problem p;
-    p.S        = on_gpu ? one_of({ 16, 32, 64, 128 }) : one_of({ 16, 16, 20, 32, 32, 64, 128 });
-    p.H_k      = one_of({ 1, 2, 3 });
-    p.H        = p.H_k*one_of({ 1, 2, 3 });
-    p.n_seqs   = one_of({ 1, 1, 2, 3 });
-    p.n_seqs_k = random_int(0, 2) ? p.n_seqs : 1;
-    p.kda      = random_int(0, 1);
-    p.order    = (layout) random_int(0, N_LAYOUTS - 1);
-    if (p.n_seqs_k != p.n_seqs && p.order == FUSED) {
-        p.order = APART;
-    }
-    p.n = random_int(1, random_int(1, max_nodes)); // small ones more often
+    p.S      = on_gpu ? one_of({ 16, 32, 64, 128 }) : one_of({ 16, 16, 20, 32, 32, 64, 128 });
+    p.H_k    = one_of({ 1, 2, 3 });
+    p.H      = p.H_k*one_of({ 1, 2, 3 });
+    p.n_seqs = one_of({ 1, 1, 2, 3, 5 });
+    p.kda    = random_int(0, 1);
+    p.order  = (layout) random_int(0, N_LAYOUTS - 1);
+    p.n      = random_int(1, random_int(1, max_nodes)); // small ones more often
     for (int s = 0; s < p.n_seqs; s++) {
         p.parents.push_back(random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), random_int(0, 3) == 0));
     }
-    p.fill();
+    p.fill(random_int(0, 1));
     return p;
-}
-
-// elements of rows [row][node][seq] where only some nodes of one sequence are kept
-static floats pick(const floats & all, int64_t row, int n, int seq, const ints & nodes) {
-    floats picked;
-    for (int32_t node : nodes) {
-        const auto first = all.begin() + (seq*(int64_t) n + node)*row;
-        picked.insert(picked.end(), first, first + row);
-    }
-    return picked;
 }
 
 // the part of a problem that one path sees, as a problem of one sequence
 static net_problem along(const net_problem & p, int seq, const ints & path) {
+    const ints nodes = p.places.nodes(seq, path);
     net_problem c;
     c.S = p.S; c.H = p.H; c.H_k = p.H_k; c.kda = p.kda; c.n = (int) path.size();
-    c.q    = pick(p.q,    (int64_t) p.S*p.H_k,      p.n, p.key_seq(seq), path);
-    c.k    = pick(p.k,    (int64_t) p.S*p.H_k,      p.n, p.key_seq(seq), path);
-    c.v    = pick(p.v,    (int64_t) p.S*p.H,        p.n, seq, path);
-    c.g    = pick(p.g,    (int64_t) p.gate()*p.H,   p.n, seq, path);
-    c.beta = pick(p.beta, p.H,                      p.n, seq, path);
-    const int64_t size = (int64_t) p.S*p.S*p.H;
-    c.state.assign(p.state.begin() + seq*size, p.state.begin() + (seq + 1)*size);
+    c.places.fill(c.n, 1, false);
+    c.q     = batch_order::pick(p.q,     (int64_t) p.S*p.H_k,    nodes);
+    c.k     = batch_order::pick(p.k,     (int64_t) p.S*p.H_k,    nodes);
+    c.v     = batch_order::pick(p.v,     (int64_t) p.S*p.H,      nodes);
+    c.g     = batch_order::pick(p.g,     (int64_t) p.gate()*p.H, nodes);
+    c.beta  = batch_order::pick(p.beta,  p.H,                    nodes);
+    c.state = batch_order::pick(p.state, (int64_t) p.S*p.S*p.H,  { p.places.state_of(seq, path) });
     return c;
 }
 
@@ -320,14 +409,12 @@ struct net_sources {
     ggml_tensor *q, *k, *v, *g, *beta, *state;
 };
 
-// [S, H, n, seqs] -> [S, n, H, seqs]
-static floats heads_outside(const floats & x, int S, int H, int n, int n_seqs) {
+// [S, H, n] -> [S, n, H]
+static floats heads_outside(const floats & x, int S, int H, int n) {
     floats y(x.size());
-    for (int64_t s = 0; s < n_seqs; s++) {
-        for (int64_t t = 0; t < n; t++) {
-            for (int64_t h = 0; h < H; h++) {
-                std::copy_n(&x[((s*n + t)*H + h)*S], S, &y[((s*H + h)*n + t)*S]);
-            }
+    for (int64_t t = 0; t < n; t++) {
+        for (int64_t h = 0; h < H; h++) {
+            std::copy_n(&x[(t*H + h)*S], S, &y[(h*n + t)*S]);
         }
     }
     return y;
@@ -335,74 +422,69 @@ static floats heads_outside(const floats & x, int S, int H, int n, int n_seqs) {
 
 static net_sources add_sources(graph & into, const net_problem & p) {
     net_sources s;
-    const auto apart = [&](const floats & x, int H, int n_seqs) { return into.floats_of({ p.S, H, p.n, n_seqs }, x); };
-    const auto permuted = [&](const floats & x, int H, int n_seqs) {
-        return ggml_permute(into.ctx, into.floats_of({ p.S, p.n, H, n_seqs }, heads_outside(x, p.S, H, p.n, n_seqs)), 0, 2, 1, 3);
-    };
+    const int n = p.n_nodes();
     if (p.order == FUSED) {
         const int64_t key = (int64_t) p.S*p.H_k, value = (int64_t) p.S*p.H, row = 2*key + value;
         floats all;
-        for (int64_t i = 0; i < (int64_t) p.n*p.n_seqs; i++) {
+        for (int64_t i = 0; i < n; i++) {
             all.insert(all.end(), &p.q[i*key], &p.q[i*key] + key);
             all.insert(all.end(), &p.k[i*key], &p.k[i*key] + key);
             all.insert(all.end(), &p.v[i*value], &p.v[i*value] + value);
         }
-        ggml_tensor * mix = into.floats_of({ row, p.n, p.n_seqs }, all);
+        ggml_tensor * mix = into.floats_of({ row, n }, all);
         const auto part = [&](int H, int64_t offset) {
-            return ggml_view_4d(into.ctx, mix, p.S, H, p.n, p.n_seqs, p.S*sizeof(float), row*sizeof(float), row*p.n*sizeof(float), offset*sizeof(float));
+            return ggml_view_3d(into.ctx, mix, p.S, H, n, p.S*sizeof(float), row*sizeof(float), offset*sizeof(float));
         };
         s.q = part(p.H_k, 0);
         s.k = part(p.H_k, key);
         s.v = part(p.H, 2*key);
     } else {
-        const std::function<ggml_tensor *(const floats &, int, int)> add = p.order == APART
-            ? std::function<ggml_tensor *(const floats &, int, int)>(apart) : permuted;
-        s.q = add(p.q, p.H_k, p.n_seqs_k);
-        s.k = add(p.k, p.H_k, p.n_seqs_k);
-        s.v = add(p.v, p.H, p.n_seqs);
+        const auto add = [&](const floats & x, int H) {
+            return p.order == APART ? into.floats_of({ p.S, H, n }, x) :
+                ggml_permute(into.ctx, into.floats_of({ p.S, n, H }, heads_outside(x, p.S, H, n)), 0, 2, 1, 3);
+        };
+        s.q = add(p.q, p.H_k);
+        s.k = add(p.k, p.H_k);
+        s.v = add(p.v, p.H);
     }
-    s.g     = into.floats_of({ p.gate(), p.H, p.n, p.n_seqs }, p.g);
-    s.beta  = into.floats_of({ 1, p.H, p.n, p.n_seqs }, p.beta);
-    s.state = into.floats_of({ p.S, p.S, p.H, p.n_seqs }, p.state);
+    s.g     = into.floats_of({ p.gate(), p.H, n }, p.g);
+    s.beta  = into.floats_of({ 1, p.H, n }, p.beta);
+    s.state = into.floats_of({ p.S, p.S, p.H, p.places.n_states }, p.state);
     return s;
 }
 
-static ggml_tensor * add_tree(graph & into, const net_problem & p, const std::vector<ints> & trees) {
+static ggml_tensor * add_tree_of(graph & into, const net_problem & p, const ints & parents) {
     const net_sources s = add_sources(into, p);
-    ints parents;
-    for (const ints & tree : trees) {
-        parents.insert(parents.end(), tree.begin(), tree.end());
-    }
-    return into.result(ggml_gated_delta_net_tree(into.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, into.ints_of({ p.n, p.n_seqs }, parents)));
+    return into.result(ggml_gated_delta_net_tree(into.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, into.ints_of({ p.n_nodes() }, parents)));
 }
 
+static ggml_tensor * add_tree(graph & into, const net_problem & p, const std::vector<ints> & trees) {
+    return add_tree_of(into, p, p.places.parents(trees));
+}
+
+// a problem of one sequence
 static ggml_tensor * add_chain(graph & into, const net_problem & p) {
     const net_sources s = add_sources(into, p);
     return into.result(ggml_gated_delta_net(into.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, 1));
 }
 
-// paths of different lengths are filled up with -1
-static ggml_tensor * add_persist(graph & into, const net_problem & p, const std::vector<ints> & paths, bool inplace) {
-    size_t n_path = 0;
-    for (const ints & path : paths) {
-        n_path = std::max(n_path, path.size());
-    }
-    ints filled;
-    for (ints path : paths) {
-        path.resize(n_path, -1);
-        filled.insert(filled.end(), path.begin(), path.end());
-    }
+static ggml_tensor * add_persist_of(graph & into, const net_problem & p, const ints & paths, const ints & rows, bool inplace) {
     const net_sources s = add_sources(into, p);
     auto * op = inplace ? ggml_gated_delta_net_tree_persist_inplace : ggml_gated_delta_net_tree_persist;
-    return into.result(op(into.ctx, s.k, s.v, s.g, s.beta, s.state, into.ints_of({ (int64_t) n_path, p.n_seqs }, filled)));
+    const int64_t n_seqs = (int64_t) rows.size()/2;
+    return into.result(op(into.ctx, s.k, s.v, s.g, s.beta, s.state, into.ints_of({ (int64_t) paths.size()/n_seqs, n_seqs }, paths), into.ints_of({ 2, n_seqs }, rows)));
+}
+
+static ggml_tensor * add_persist(graph & into, const net_problem & p, const std::vector<ints> & paths, bool inplace) {
+    return add_persist_of(into, p, p.places.paths(paths, longest(paths)), p.places.rows(), inplace);
 }
 
 // every node of every sequence against the chain op over its root path (a leaf's chain has its ancestors' outputs too),
 // and persist, in its own memory and in place, against the chain op's final state
-static void check_net(const net_problem & p, const std::vector<ints> & claimed_parents) {
+static void check_net_of(const net_problem & p, const ints & claimed_parents) {
     n_trees += p.n_seqs;
     graph g, reference(chain_backend);
-    ggml_tensor * tree = add_tree(g, p, claimed_parents);
+    ggml_tensor * tree = add_tree_of(g, p, claimed_parents);
 
     struct chain { int seq; ints path; ggml_tensor * result; };
     std::vector<chain> chains;
@@ -415,8 +497,13 @@ static void check_net(const net_problem & p, const std::vector<ints> & claimed_p
         accepted.push_back(path_to(p.parents[seq], random_int(0, p.n - 1)));
         accepted_chains.push_back(add_chain(reference, along(p, seq, accepted.back())));
     }
-    ggml_tensor * state         = add_persist(g, p, accepted, false);
-    ggml_tensor * state_inplace = add_persist(g, p, accepted, true);
+    ints rows = p.places.rows();
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        rows[2*seq] = p.places.state_of(seq, accepted[seq]);
+    }
+    const ints    paths         = p.places.paths(accepted, longest(accepted));
+    ggml_tensor * state         = add_persist_of(g, p, paths, rows, false);
+    ggml_tensor * state_inplace = add_persist_of(g, p, paths, p.places.is_apart(rows) ? rows : p.places.rows(), true);
     g.compute();
     reference.compute();
 
@@ -424,17 +511,25 @@ static void check_net(const net_problem & p, const std::vector<ints> & claimed_p
     const floats outputs = graph::read(tree);
     for (const chain & c : chains) {
         const floats expected = graph::read(c.result);
-        for (size_t i = 0; i < c.path.size(); i++) {
-            expect_same(&outputs[((int64_t) c.seq*p.n + c.path[i])*row], &expected[i*row], row,
+        const ints   nodes    = p.places.nodes(c.seq, c.path);
+        for (size_t i = 0; i < nodes.size(); i++) {
+            expect_same(&outputs[nodes[i]*row], &expected[i*row], row,
                 "tree, " + p.describe() + ", sequence " + std::to_string(c.seq) + ", node " + std::to_string(c.path[i]));
         }
     }
+    const floats after = graph::read(state), after_inplace = graph::read(state_inplace);
     for (int seq = 0; seq < p.n_seqs; seq++) {
         const floats expected = graph::read(accepted_chains[seq]);
-        for (ggml_tensor * result : { state, state_inplace }) {
-            expect_same(&graph::read(result)[seq*state_size], &expected[accepted[seq].size()*row], state_size, "persist, " + p.describe());
+        const float * expected_state = &expected[accepted[seq].size()*row];
+        expect_same(&after[seq*state_size], expected_state, state_size, "persist, " + p.describe());
+        if (p.places.is_apart(rows)) {
+            expect_same(&after_inplace[p.places.row[seq]*state_size], expected_state, state_size, "persist in place, " + p.describe());
         }
     }
+}
+
+static void check_net(const net_problem & p, const std::vector<ints> & claimed_parents) {
+    check_net_of(p, p.places.parents(claimed_parents));
 }
 
 // The recurrence in double precision, a copy of the state for each node: what the ops compute, in the plainest way.
@@ -447,13 +542,14 @@ static plain_net plain(const net_problem & p, int seq, int head) {
     const int S = p.S, key_head = head % p.H_k;
     plain_net r;
     for (int node = 0; node < p.n; node++) {
-        const int64_t at     = ((int64_t) seq*p.n + node)*p.H + head;
-        const int64_t key_at = (((int64_t) p.key_seq(seq)*p.n + node)*p.H_k + key_head)*S;
+        const int64_t place  = p.places.at[seq*p.n + node];
+        const int64_t at     = place*p.H + head;
+        const int64_t key_at = (place*p.H_k + key_head)*S;
         const int     parent = p.parents[seq][node];
         std::vector<double> state(S*S);
         for (int i = 0; i < S; i++) {
             for (int j = 0; j < S; j++) { // stored transposed
-                const double before = parent >= 0 ? r.states[parent][i*S + j] : p.state[(((int64_t) seq*p.H + head)*S + j)*S + i];
+                const double before = parent >= 0 ? r.states[parent][i*S + j] : p.state[(((int64_t) p.places.row[seq]*p.H + head)*S + j)*S + i];
                 state[i*S + j] = before*std::exp((double) p.g[at*p.gate() + (p.kda ? i : 0)]);
             }
         }
@@ -497,7 +593,7 @@ static void check_net_against_plain(const net_problem & p) {
             const plain_net expected = plain(p, seq, head);
             for (int node = 0; node < p.n; node++) {
                 for (int j = 0; j < p.S; j++) {
-                    expect_close(outputs[(((int64_t) seq*p.n + node)*p.H + head)*p.S + j], expected.outputs[node][j], "tree, " + p.describe());
+                    expect_close(outputs[((int64_t) p.places.at[seq*p.n + node]*p.H + head)*p.S + j], expected.outputs[node][j], "tree, " + p.describe());
                 }
             }
             for (int i = 0; i < p.S; i++) {
@@ -514,12 +610,17 @@ static void check_net_against_plain(const net_problem & p) {
 struct conv_problem {
     int d_conv = 4, d_inner = 1, n = 1, n_seqs = 1;
     std::vector<ints> parents;
-    floats input, kernel; // [d_conv-1 + n, d_inner, n_seqs], [d_conv, d_inner]
+    batch_order       places;
+    bool              strided = false; // the inputs are part of longer rows
+    floats input, carried, kernel;     // [d_inner, n*n_seqs], [(d_conv-1)*d_inner, n_states], [d_conv, d_inner]
 
-    int width() const { return d_conv - 1 + n; }
-    void fill() {
-        input  = random_floats((int64_t) width()*d_inner*n_seqs, -1, 1);
-        kernel = random_floats((int64_t) d_conv*d_inner, -1, 1);
+    int n_nodes() const { return n*n_seqs; }
+    int state_size() const { return (d_conv - 1)*d_inner; }
+    void fill(bool mixed = false) {
+        places.fill(n, n_seqs, mixed);
+        input   = random_floats((int64_t) d_inner*n_nodes(), -1, 1);
+        carried = random_floats((int64_t) state_size()*places.n_states, -1, 1);
+        kernel  = random_floats((int64_t) d_conv*d_inner, -1, 1);
     }
     std::string describe() const {
         return "conv, d_conv " + std::to_string(d_conv) + " d_inner " + std::to_string(d_inner) + " n " + std::to_string(n) + " seqs " + std::to_string(n_seqs);
@@ -528,69 +629,113 @@ struct conv_problem {
 
 static conv_problem random_conv(int max_nodes, bool with_chains = true) {
     conv_problem p;
-    p.d_conv  = on_gpu ? one_of({ 4, 4, 3, 5, 9, 15 }) : one_of({ 4, 4, 4, 4, 1, 2, 3, 5, 8, 9, 17 });
+    p.d_conv  = on_gpu ? one_of({ 4, 4, 3, 5, 9, 15 }) : one_of({ 4, 4, 4, 4, 2, 3, 5, 8, 9, 17 });
     p.d_inner = on_gpu && with_chains ? one_of({ 128, 256, 384 }) : one_of({ 1, 7, 16, 64, 65, 100, 192 }); // upstream's kernel takes 128 channels
-    p.n_seqs  = one_of({ 1, 1, 2, 3 });
+    p.n_seqs  = one_of({ 1, 1, 2, 3, 5 });
     p.n       = random_int(1, random_int(1, max_nodes));
+    p.strided = random_int(0, 1);
     for (int s = 0; s < p.n_seqs; s++) {
         p.parents.push_back(random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), random_int(0, 3) == 0));
     }
-    p.fill();
+    p.fill(random_int(0, 1));
     return p;
 }
 
-static conv_problem along(const conv_problem & p, int seq, const ints & path) {
-    conv_problem c;
-    c.d_conv = p.d_conv; c.d_inner = p.d_inner; c.n = (int) path.size(); c.kernel = p.kernel;
+// one path's columns, as ggml_ssm_conv takes them: [d_conv-1 + path, d_inner]
+static floats columns_along(const conv_problem & p, int seq, const ints & path) {
+    const ints   nodes = p.places.nodes(seq, path);
+    const floats state = batch_order::pick(p.carried, p.state_size(), { p.places.state_of(seq, path) });
+    floats columns;
     for (int channel = 0; channel < p.d_inner; channel++) {
-        const float * row = &p.input[((int64_t) seq*p.d_inner + channel)*p.width()];
-        c.input.insert(c.input.end(), row, row + p.d_conv - 1);
-        for (int32_t node : path) {
-            c.input.push_back(row[p.d_conv - 1 + node]);
+        columns.insert(columns.end(), &state[channel*(p.d_conv - 1)], &state[channel*(p.d_conv - 1)] + p.d_conv - 1);
+        for (int32_t node : nodes) {
+            columns.push_back(p.input[(int64_t) node*p.d_inner + channel]);
         }
     }
-    return c;
+    return columns;
 }
 
-static ggml_tensor * add_tree_node(graph & into, const conv_problem & p, const std::vector<ints> & trees) {
-    ints parents;
-    for (const ints & tree : trees) {
-        parents.insert(parents.end(), tree.begin(), tree.end());
+static ggml_tensor * add_inputs(graph & into, const conv_problem & p) {
+    if (!p.strided) {
+        return into.floats_of({ p.d_inner, p.n_nodes() }, p.input);
     }
-    return ggml_ssm_conv_tree(into.ctx, into.floats_of({ p.width(), p.d_inner, p.n_seqs }, p.input),
-        into.floats_of({ p.d_conv, p.d_inner }, p.kernel), into.ints_of({ p.n, p.n_seqs }, parents));
+    const int64_t row = p.d_inner + 3;
+    floats longer(row*p.n_nodes(), 7.0f);
+    for (int64_t i = 0; i < p.n_nodes(); i++) {
+        std::copy_n(&p.input[i*p.d_inner], p.d_inner, &longer[i*row + 2]);
+    }
+    return ggml_view_2d(into.ctx, into.floats_of({ row, p.n_nodes() }, longer), p.d_inner, p.n_nodes(), row*sizeof(float), 2*sizeof(float));
+}
+
+static ggml_tensor * add_states(graph & into, const conv_problem & p) {
+    return into.floats_of({ p.state_size(), p.places.n_states }, p.carried);
+}
+
+static ggml_tensor * add_tree_node(graph & into, const conv_problem & p, const ints & parents) {
+    return ggml_ssm_conv_tree(into.ctx, add_inputs(into, p), add_states(into, p), into.floats_of({ p.d_conv, p.d_inner }, p.kernel), into.ints_of({ p.n_nodes() }, parents));
 }
 
 static ggml_tensor * add_tree(graph & into, const conv_problem & p, const std::vector<ints> & trees) {
-    return into.result(add_tree_node(into, p, trees));
+    return into.result(add_tree_node(into, p, p.places.parents(trees)));
 }
 
-static ggml_tensor * add_chain(graph & into, const conv_problem & p) {
-    return into.result(ggml_ssm_conv(into.ctx, into.floats_of({ p.width(), p.d_inner, p.n_seqs }, p.input),
+static ggml_tensor * add_chain(graph & into, const conv_problem & p, int seq, const ints & path) {
+    return into.result(ggml_ssm_conv(into.ctx, into.floats_of({ p.d_conv - 1 + (int64_t) path.size(), p.d_inner, 1 }, columns_along(p, seq, path)),
         into.floats_of({ p.d_conv, p.d_inner }, p.kernel)));
 }
 
-static void check_conv(const conv_problem & p, const std::vector<ints> & claimed_parents) {
+static ggml_tensor * add_persist_of(graph & into, const conv_problem & p, const ints & paths, const ints & rows, bool inplace) {
+    auto * op = inplace ? ggml_ssm_conv_tree_persist_inplace : ggml_ssm_conv_tree_persist;
+    const int64_t n_seqs = (int64_t) rows.size()/2;
+    return into.result(op(into.ctx, add_inputs(into, p), add_states(into, p), into.ints_of({ (int64_t) paths.size()/n_seqs, n_seqs }, paths), into.ints_of({ 2, n_seqs }, rows)));
+}
+
+static void check_conv_of(const conv_problem & p, const ints & claimed_parents) {
     n_trees += p.n_seqs;
     graph g, reference(chain_backend);
-    ggml_tensor * tree = add_tree(g, p, claimed_parents);
+    ggml_tensor * tree = g.result(add_tree_node(g, p, claimed_parents));
     struct chain { int seq; ints path; ggml_tensor * result; };
     std::vector<chain> chains;
+    std::vector<ints>  accepted;
+    ints rows = p.places.rows();
     for (int seq = 0; seq < p.n_seqs; seq++) {
         for (const ints & path : leaf_paths(p.parents[seq])) {
-            chains.push_back({ seq, path, add_chain(reference, along(p, seq, path)) });
+            chains.push_back({ seq, path, add_chain(reference, p, seq, path) });
         }
+        accepted.push_back(path_to(p.parents[seq], random_int(0, p.n - 1)));
+        rows[2*seq] = p.places.state_of(seq, accepted[seq]);
     }
+    const ints    paths         = p.places.paths(accepted, longest(accepted));
+    ggml_tensor * state         = add_persist_of(g, p, paths, rows, false);
+    ggml_tensor * state_inplace = add_persist_of(g, p, paths, p.places.is_apart(rows) ? rows : p.places.rows(), true);
     g.compute();
     reference.compute();
     const floats outputs = graph::read(tree);
     for (const chain & c : chains) {
         const floats expected = graph::read(c.result);
-        for (size_t i = 0; i < c.path.size(); i++) {
-            expect_same(&outputs[((int64_t) c.seq*p.n + c.path[i])*p.d_inner], &expected[i*p.d_inner], p.d_inner,
+        const ints   nodes    = p.places.nodes(c.seq, c.path);
+        for (size_t i = 0; i < nodes.size(); i++) {
+            expect_same(&outputs[(int64_t) nodes[i]*p.d_inner], &expected[i*p.d_inner], p.d_inner,
                 p.describe() + ", sequence " + std::to_string(c.seq) + ", node " + std::to_string(c.path[i]));
         }
     }
+    const floats after = graph::read(state), after_inplace = graph::read(state_inplace);
+    for (int seq = 0; seq < p.n_seqs; seq++) {
+        const floats columns = columns_along(p, seq, accepted[seq]);
+        floats expected; // the last d_conv - 1
+        const int width = p.d_conv - 1 + (int) accepted[seq].size();
+        for (int channel = 0; channel < p.d_inner; channel++) {
+            expected.insert(expected.end(), columns.begin() + (channel + 1)*width - (p.d_conv - 1), columns.begin() + (channel + 1)*width);
+        }
+        expect_same(&after[(int64_t) seq*p.state_size()], expected.data(), p.state_size(), "persist, " + p.describe());
+        if (p.places.is_apart(rows)) {
+            expect_same(&after_inplace[(int64_t) p.places.row[seq]*p.state_size()], expected.data(), p.state_size(), "persist in place, " + p.describe());
+        }
+    }
+}
+
+static void check_conv(const conv_problem & p, const std::vector<ints> & claimed_parents) {
+    check_conv_of(p, p.places.parents(claimed_parents));
 }
 
 static void check_conv_against_plain(const conv_problem & p) {
@@ -600,22 +745,26 @@ static void check_conv_against_plain(const conv_problem & p) {
     g.compute();
     const floats outputs = graph::read(tree);
     for (int seq = 0; seq < p.n_seqs; seq++) {
+        const float * carried = &p.carried[(int64_t) p.places.row[seq]*p.state_size()];
         for (int node = 0; node < p.n; node++) {
             const ints path = path_to(p.parents[seq], node);
             for (int channel = 0; channel < p.d_inner; channel++) {
-                const float * row = &p.input[((int64_t) seq*p.d_inner + channel)*p.width()];
                 double sum = 0;
                 for (int tap = 0; tap < p.d_conv; tap++) {
-                    const int back   = p.d_conv - 1 - tap;                  // generations above the node
-                    const int beyond = back - ((int) path.size() - 1);      // of these, above its root
-                    const int column = beyond > 0 ? p.d_conv - 1 - beyond : p.d_conv - 1 + path[path.size() - 1 - back];
-                    sum += (double) row[column]*p.kernel[(int64_t) channel*p.d_conv + tap];
+                    const int back   = p.d_conv - 1 - tap;             // generations above the node
+                    const int beyond = back - ((int) path.size() - 1); // of these, above its root
+                    const float x = beyond > 0 ? carried[channel*(p.d_conv - 1) + p.d_conv - 1 - beyond] :
+                        p.input[(int64_t) p.places.at[seq*p.n + path[path.size() - 1 - back]]*p.d_inner + channel];
+                    sum += (double) x*p.kernel[(int64_t) channel*p.d_conv + tap];
                 }
-                expect_close(outputs[((int64_t) seq*p.n + node)*p.d_inner + channel], sum, p.describe());
+                expect_close(outputs[(int64_t) p.places.at[seq*p.n + node]*p.d_inner + channel], sum, p.describe());
             }
         }
     }
 }
+
+static floats & states_of(net_problem & p) { return p.state; }
+static floats & states_of(conv_problem & p) { return p.carried; }
 
 // ---------------------------------------------------------------- checks
 
@@ -662,21 +811,51 @@ static void chain_of_all_sequences_equals_the_chain_op() {
     many(150, [] {
         net_problem p = random_net(64);
         p.parents.assign(p.n_seqs, random_tree(p.n, CHAIN, false));
+        check_net(p, p.parents);
         conv_problem c = random_conv(64);
-        n_trees += p.n_seqs + c.n_seqs;
         c.parents.assign(c.n_seqs, random_tree(c.n, CHAIN, false));
+        check_conv(c, c.parents);
+    });
+}
 
-        graph g, reference(chain_backend);
-        ggml_tensor * tree = add_tree(g, p, p.parents), * chain = add_chain(reference, p);
-        ggml_tensor * state = add_persist(g, p, std::vector<ints>(p.n_seqs, path_to(p.parents[0], p.n - 1)), false);
-        ggml_tensor * conv_tree = add_tree(g, c, c.parents), * conv_chain = add_chain(reference, c);
-        g.compute();
-        reference.compute();
-
-        const floats expected = graph::read(chain);
-        expect_same(graph::read(tree).data(), expected.data(), ggml_nelements(tree), "tree, " + p.describe());
-        expect_same(graph::read(state).data(), expected.data() + ggml_nelements(tree), ggml_nelements(state), "persist, " + p.describe());
-        expect_same(graph::read(conv_tree).data(), graph::read(conv_chain).data(), ggml_nelements(conv_tree), c.describe());
+// Of several sequences at once: from one row to another, from no state at all, to no row. No other state is touched.
+static void states_go_where_they_are_told_to() {
+    many(200, [] {
+        const net_problem p = random_net(20);
+        const conv_problem c = random_conv(20);
+        n_trees += 2;
+        const auto check = [](auto p, int64_t size) {
+            const floats & states = states_of(p);
+            const int  seq  = random_int(0, p.n_seqs - 1);
+            const ints path = p.places.nodes(seq, path_to(p.parents[seq], random_int(0, p.n - 1)));
+            const int  from = one_of({ random_int(0, p.places.n_states - 1), -1, p.places.n_states, INT32_MIN, INT32_MAX });
+            const int  to   = one_of({ random_int(0, p.places.n_states - 1), random_int(0, p.places.n_states - 1), -1, p.places.n_states, INT32_MAX });
+            graph g;
+            ggml_tensor * next = add_persist_of(g, p, path, { from, to }, false), * moved = add_persist_of(g, p, path, { from, to }, true);
+            ggml_tensor * same = nullptr;
+            if (from < 0 || from >= p.places.n_states) { // as from a state of zeros
+                auto without = p;
+                std::fill(states_of(without).begin(), states_of(without).end(), 0.0f);
+                same = add_persist_of(g, without, path, { 0, 0 }, false);
+            }
+            g.compute();
+            const floats expected = graph::read(next);
+            if (same) {
+                expect_same(expected.data(), graph::read(same).data(), size, "from no state, " + p.describe());
+            }
+            const floats after = graph::read(moved);
+            const bool is_row = to >= 0 && to < p.places.n_states;
+            if (is_row) {
+                expect_same(&after[to*size], expected.data(), size, "to another row, " + p.describe());
+            }
+            for (int i = 0; i < p.places.n_states; i++) {
+                if (!is_row || i != to) {
+                    expect_same(&after[i*size], &states[i*size], size, "another's state, " + p.describe());
+                }
+            }
+        };
+        check(p, (int64_t) p.S*p.S*p.H);
+        check(c, c.state_size());
     });
 }
 
@@ -729,31 +908,51 @@ static void indices_out_of_range_are_harmless() {
     many(200, [] {
         net_problem p = random_net(30);
         conv_problem c = random_conv(30);
-        std::vector<ints> broken = p.parents, broken_conv = c.parents;
-        const auto spoil = [](std::vector<ints> & good, std::vector<ints> & bad, int n) {
-            for (size_t s = 0; s < good.size(); s++) {
-                const int node = random_int(0, n - 1);
-                bad[s][node]  = one_of({ node, node + 1, n, 1 << 30, -2, INT32_MIN, INT32_MAX });
-                good[s][node] = -1; // a root
+        const auto spoil = [](auto & p) { // returns the op's parents; in p what they mean
+            ints at_fault;
+            for (int s = 0; s < p.n_seqs; s++) {
+                at_fault.push_back(random_int(0, p.n - 1));
+                p.parents[s][at_fault[s]] = -1;
             }
+            ints broken = p.places.parents(p.parents);
+            for (int s = 0; s < p.n_seqs; s++) {
+                const int flat = s*p.n + at_fault[s], node = p.places.at[flat];
+                if (random_int(0, 1)) { // no parent: a root of the first state
+                    broken[node] = one_of({ node, node + 1, p.n_nodes(), 1 << 30, INT32_MAX });
+                    p.places.root_state[flat] = 0;
+                } else {                // no state: zeros
+                    broken[node] = one_of({ -1 - p.places.n_states, INT32_MIN });
+                    p.places.root_state[flat] = -1 - broken[node];
+                }
+            }
+            return broken;
         };
-        spoil(p.parents, broken, p.n);
-        spoil(c.parents, broken_conv, c.n);
-        check_net(p, broken);
-        check_conv(c, broken_conv);
+        const ints broken = spoil(p), broken_conv = spoil(c);
+        check_net_of(p, broken);
+        check_conv_of(c, broken_conv);
 
-        std::vector<ints> clean, spoiled;
-        for (int s = 0; s < p.n_seqs; s++) {
-            clean.push_back(path_to(p.parents[s], random_int(0, p.n - 1)));
-            spoiled.push_back(clean.back());
-            spoiled.back().insert(spoiled.back().begin() + random_int(0, (int) clean.back().size()), one_of({ -1, p.n, INT32_MIN, INT32_MAX }));
-        }
-        graph g;
-        ggml_tensor * a = add_persist(g, p, clean, false), * b = add_persist(g, p, spoiled, false);
-        ggml_tensor * none = add_persist(g, p, std::vector<ints>(p.n_seqs, ints { -1 }), false); // an empty path changes nothing
-        g.compute();
-        expect_same(graph::read(b).data(), graph::read(a).data(), ggml_nelements(a), "persist with an index out of range");
-        expect_same(graph::read(none).data(), p.state.data(), ggml_nelements(none), "persist of an empty path");
+        const auto check_paths = [](auto & p) {
+            std::vector<ints> clean;
+            for (int s = 0; s < p.n_seqs; s++) {
+                clean.push_back(path_to(p.parents[s], random_int(0, p.n - 1)));
+            }
+            const int n_path = longest(clean);
+            const ints paths = p.places.paths(clean, n_path);
+            ints spoiled;
+            for (int s = 0; s < p.n_seqs; s++) {
+                ints path(paths.begin() + s*n_path, paths.begin() + (s + 1)*n_path);
+                path.insert(path.begin() + random_int(0, (int) clean[s].size()), one_of({ -1, p.n_nodes(), INT32_MIN, INT32_MAX }));
+                spoiled.insert(spoiled.end(), path.begin(), path.end());
+            }
+            graph g;
+            ggml_tensor * a = add_persist_of(g, p, paths, p.places.rows(), false), * b = add_persist_of(g, p, spoiled, p.places.rows(), false);
+            ggml_tensor * none = add_persist_of(g, p, ints(p.n_seqs, -1), p.places.rows(), true); // an empty path changes nothing
+            g.compute();
+            expect_same(graph::read(b).data(), graph::read(a).data(), ggml_nelements(a), "persist with an index out of range");
+            expect_same(graph::read(none).data(), states_of(p).data(), ggml_nelements(none), "persist of an empty path");
+        };
+        check_paths(p);
+        check_paths(c);
     });
 }
 
@@ -786,6 +985,7 @@ static void a_wrong_parent_or_value_is_noticed() {
 static void they_are_registered() {
     const std::map<ggml_op, std::string> names = {
         { GGML_OP_SSM_CONV_TREE, "SSM_CONV_TREE" },
+        { GGML_OP_SSM_CONV_TREE_PERSIST, "SSM_CONV_TREE_PERSIST" },
         { GGML_OP_GATED_DELTA_NET_TREE, "GATED_DELTA_NET_TREE" },
         { GGML_OP_GATED_DELTA_NET_TREE_PERSIST, "GATED_DELTA_NET_TREE_PERSIST" },
     };
@@ -798,7 +998,7 @@ static void they_are_registered() {
     graph g;
     const net_problem p = fixed_net(16, 4, false, UNIFORM);
     const conv_problem c = fixed_conv(4, UNIFORM);
-    for (ggml_tensor * t : { add_tree(g, p, p.parents), add_persist(g, p, { { 0 } }, false), add_tree(g, c, c.parents) }) {
+    for (ggml_tensor * t : { add_tree(g, p, p.parents), add_persist(g, p, { { 0 } }, false), add_tree(g, c, c.parents), add_persist_of(g, c, { 0 }, { 0, 0 }, true) }) {
         if (!ggml_backend_supports_op(backend, t)) {
             fail(std::string(ggml_backend_name(backend)) + " does not list " + ggml_op_name(t->op));
         }
@@ -886,18 +1086,12 @@ static void check_plan(const ints & parents) {
     }
 }
 
-// The columns that a convolution's taps read, found one after the other, against a walk over the root path.
-static void check_columns(const ints & parents) {
-    const int n_carried = random_int(0, 8);
+// What a convolution's taps go on with, node after node: an ancestor, or the entry of a root.
+static void check_taps(const ints & parents) {
     for (int node = 0; node < (int) parents.size(); node++) {
-        int column = n_carried + node, ancestor = node, n_beyond = 0;
-        for (int tap = 0; tap < n_carried; tap++) {
-            column   = tree_column_before(parents.data(), column, n_carried);
-            ancestor = ancestor >= 0 && parents[ancestor] < ancestor && parents[ancestor] >= 0 ? parents[ancestor] : -1;
-            const int expected = ancestor >= 0 ? n_carried + ancestor : n_carried - ++n_beyond;
-            if (column != expected) {
-                fail("tap " + std::to_string(tap) + " of node " + std::to_string(node) + " reads column " + std::to_string(column) + ", expected " + std::to_string(expected));
-            }
+        const int found = tree_conv_parent(parents.data(), node), expected = parents[node] < node ? parents[node] : -1;
+        if (found != expected) {
+            fail("before node " + std::to_string(node) + " comes " + std::to_string(found) + ", expected " + std::to_string(expected));
         }
     }
 }
@@ -908,7 +1102,7 @@ static void plans_for_a_gpu_find_every_parents_state() {
             parents[random_int(0, (int) parents.size() - 1)] = one_of({ (int) parents.size(), INT32_MAX, INT32_MIN, -2 });
         }
         check_plan(parents);
-        check_columns(parents);
+        check_taps(parents);
     };
     many(4000, [&] { check(random_tree(random_int(1, random_int(1, 200)), (shape) random_int(0, N_SHAPES - 1), random_int(0, 3) == 0)); });
     many(8, [&] {
@@ -927,38 +1121,40 @@ static void a_graph_runs_again_for_other_trees() {
         conv_problem c = random_conv(40);
         graph g;
         ggml_tensor * net = add_tree(g, p, p.parents), * conv = add_tree(g, c, c.parents);
-        ggml_tensor * path = add_persist(g, p, std::vector<ints>(p.n_seqs, ints(p.n, -1)), false);
+        ggml_tensor * path      = add_persist_of(g, p, ints(p.n_nodes(), -1), p.places.rows(), false);
+        ggml_tensor * conv_path = add_persist_of(g, c, ints(c.n_nodes(), -1), c.places.rows(), false);
         g.compute();
         for (int run = 0; run < 5; run++) {
             n_trees += p.n_seqs + c.n_seqs;
-            ints net_parents, conv_parents, paths;
-            for (ints & tree : p.parents) {
-                tree = random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), false);
-                net_parents.insert(net_parents.end(), tree.begin(), tree.end());
-                ints accepted = path_to(tree, random_int(0, p.n - 1));
-                accepted.resize(p.n, -1);
-                paths.insert(paths.end(), accepted.begin(), accepted.end());
-            }
-            for (ints & tree : c.parents) {
-                tree = random_tree(c.n, (shape) random_int(0, N_SHAPES - 1), false);
-                conv_parents.insert(conv_parents.end(), tree.begin(), tree.end());
-            }
-            ggml_backend_tensor_set(net->src[6],  net_parents.data(),  0, ggml_nbytes(net->src[6]));
-            ggml_backend_tensor_set(conv->src[2], conv_parents.data(), 0, ggml_nbytes(conv->src[2]));
-            ggml_backend_tensor_set(path->src[5], paths.data(),        0, ggml_nbytes(path->src[5]));
+            const auto change = [](auto & p, ints & parents, ints & paths) {
+                std::vector<ints> accepted;
+                for (ints & tree : p.parents) {
+                    tree = random_tree(p.n, (shape) random_int(0, N_SHAPES - 1), false);
+                    accepted.push_back(path_to(tree, random_int(0, p.n - 1)));
+                }
+                parents = p.places.parents(p.parents);
+                paths   = p.places.paths(accepted, p.n);
+            };
+            ints parents, paths, conv_parents, conv_paths;
+            change(p, parents, paths);
+            change(c, conv_parents, conv_paths);
+            ggml_backend_tensor_set(net->src[6],       parents.data(),      0, ggml_nbytes(net->src[6]));
+            ggml_backend_tensor_set(path->src[5],      paths.data(),        0, ggml_nbytes(path->src[5]));
+            ggml_backend_tensor_set(conv->src[3],      conv_parents.data(), 0, ggml_nbytes(conv->src[3]));
+            ggml_backend_tensor_set(conv_path->src[2], conv_paths.data(),   0, ggml_nbytes(conv_path->src[2]));
             g.run();
 
             graph anew;
-            std::vector<ints> accepted;
-            for (int seq = 0; seq < p.n_seqs; seq++) {
-                accepted.push_back(ints(paths.begin() + seq*p.n, paths.begin() + (seq + 1)*p.n));
-            }
-            ggml_tensor * net_anew = add_tree(anew, p, p.parents), * conv_anew = add_tree(anew, c, c.parents), * path_anew = add_persist(anew, p, accepted, false);
+            const std::vector<ggml_tensor *> expected = {
+                add_tree(anew, p, p.parents), add_persist_of(anew, p, paths, p.places.rows(), false),
+                add_tree(anew, c, c.parents), add_persist_of(anew, c, conv_paths, c.places.rows(), false),
+            };
             anew.compute();
-            const std::string what = "run " + std::to_string(run) + ", " + p.describe() + ", " + c.describe();
-            expect_same(graph::read(net).data(),  graph::read(net_anew).data(),  ggml_nelements(net),  "tree, " + what);
-            expect_same(graph::read(conv).data(), graph::read(conv_anew).data(), ggml_nelements(conv), "convolution, " + what);
-            expect_same(graph::read(path).data(), graph::read(path_anew).data(), ggml_nelements(path), "persist, " + what);
+            const std::vector<ggml_tensor *> found = { net, path, conv, conv_path };
+            for (size_t i = 0; i < found.size(); i++) {
+                expect_same(graph::read(found[i]).data(), graph::read(expected[i]).data(), ggml_nelements(found[i]),
+                    std::string(ggml_op_name(found[i]->op)) + ", run " + std::to_string(run) + ", " + p.describe() + ", " + c.describe());
+            }
         }
     });
 }
@@ -972,7 +1168,7 @@ static void a_silu_after_the_convolution_is_fused_on_a_gpu() {
         const conv_problem c = random_conv(100);
         n_trees += c.n_seqs;
         graph g, alone;
-        ggml_tensor * conv = g.overwritten(add_tree_node(g, c, c.parents));
+        ggml_tensor * conv = g.overwritten(add_tree_node(g, c, c.places.parents(c.parents)));
         ggml_tensor * silu = g.result(ggml_silu(g.ctx, conv));
         ggml_tensor * unfused = add_tree(alone, c, c.parents);
         ggml_tensor * silu_of = alone.result(ggml_silu(alone.ctx, ggml_cont(alone.ctx, unfused)));
@@ -1045,20 +1241,21 @@ static void a_gpu_agrees_with_the_cpu() {
             accepted.push_back(path_to(tree, random_int(0, p.n - 1)));
         }
         graph gpu, cpu(cpu_backend);
-        ggml_tensor * on[2][4];
+        ggml_tensor * on[2][5];
         for (int i = 0; i < 2; i++) {
             graph & g = i ? cpu : gpu;
             on[i][0] = add_tree(g, p, p.parents);
             on[i][1] = add_persist(g, p, accepted, false);
             on[i][2] = add_tree(g, c, c.parents);
-            on[i][3] = add_chain(g, p);
+            on[i][3] = add_persist_of(g, c, c.places.paths(c.parents, c.n), c.places.rows(), true);
+            on[i][4] = add_chain(g, along(p, 0, accepted[0]));
         }
         gpu.compute();
         cpu.compute();
-        for (int op = 0; op < 4; op++) {
+        for (int op = 0; op < 5; op++) {
             const double difference = relative_difference(graph::read(on[0][op]), graph::read(on[1][op]));
-            (op < 3 ? largest : largest_of_chain) = std::max(op < 3 ? largest : largest_of_chain, difference);
-            if (op < 3 && !(difference <= 1e-6)) {
+            (op < 4 ? largest : largest_of_chain) = std::max(op < 4 ? largest : largest_of_chain, difference);
+            if (op < 4 && !(difference <= 1e-6)) {
                 fail(std::string(ggml_op_name(on[0][op]->op)) + ": " + text(difference) + " from the CPU's, " + p.describe() + ", " + c.describe());
             }
         }
@@ -1099,6 +1296,7 @@ static void the_cpu_computes_what_a_gpu_does_not_take() {
 static const std::map<std::string, void (*)()> checks = {
     { "chain_of_all_sequences_equals_the_chain_op", chain_of_all_sequences_equals_the_chain_op },
     { "random_trees_equal_the_chain_op_over_each_path", random_trees_equal_the_chain_op_over_each_path },
+    { "states_go_where_they_are_told_to", states_go_where_they_are_told_to },
     { "special_trees_equal_the_chain_op_over_each_path", special_trees_equal_the_chain_op_over_each_path },
     { "trees_agree_with_a_plain_reference", trees_agree_with_a_plain_reference },
     { "indices_out_of_range_are_harmless", indices_out_of_range_are_harmless },
@@ -1122,18 +1320,28 @@ static void build_wrong(const std::string & name) {
     const net_problem p = fixed_net(16, 4, false, UNIFORM);
     const net_sources s = add_sources(g, p);
     const auto parents = [&](int64_t n) { return g.ints_of({ n }, ints(n, -1)); };
+    const auto rows = [&] { return g.ints_of({ 2, 1 }, ints(2, 0)); };
+    const auto zeros = [&](std::vector<int64_t> ne) {
+        int64_t n = 1;
+        for (int64_t x : ne) {
+            n *= x;
+        }
+        return g.floats_of(ne, floats(n));
+    };
     if (name == "parents-length") {
         ggml_gated_delta_net_tree(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, parents(5));
     } else if (name == "parents-type") {
-        ggml_gated_delta_net_tree(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, g.floats_of({ 4 }, floats(4)));
+        ggml_gated_delta_net_tree(g.ctx, s.q, s.k, s.v, s.g, s.beta, s.state, zeros({ 4 }));
     } else if (name == "key-heads") {
-        ggml_gated_delta_net_tree(g.ctx, g.floats_of({ 16, 3, 4 }, floats(192)), s.k, s.v, s.g, s.beta, s.state, parents(4));
+        ggml_gated_delta_net_tree(g.ctx, zeros({ 16, 3, 4 }), s.k, s.v, s.g, s.beta, s.state, parents(4));
     } else if (name == "state-shape") {
-        ggml_gated_delta_net_tree_persist(g.ctx, s.k, s.v, s.g, s.beta, g.floats_of({ 16, 16, 1 }, floats(256)), parents(2));
+        ggml_gated_delta_net_tree_persist(g.ctx, s.k, s.v, s.g, s.beta, zeros({ 16, 16, 1 }), parents(2), rows());
     } else if (name == "state-layout") {
-        ggml_gated_delta_net_tree_persist_inplace(g.ctx, s.k, s.v, s.g, s.beta, ggml_transpose(g.ctx, s.state), parents(2));
-    } else if (name == "conv-width") {
-        ggml_ssm_conv_tree(g.ctx, g.floats_of({ 7, 8 }, floats(56)), g.floats_of({ 4, 8 }, floats(32)), parents(5));
+        ggml_gated_delta_net_tree_persist_inplace(g.ctx, s.k, s.v, s.g, s.beta, ggml_transpose(g.ctx, s.state), parents(2), rows());
+    } else if (name == "rows-of-two") {
+        ggml_gated_delta_net_tree_persist(g.ctx, s.k, s.v, s.g, s.beta, s.state, g.ints_of({ 1, 2 }, ints(2)), rows());
+    } else if (name == "conv-states") {
+        ggml_ssm_conv_tree(g.ctx, zeros({ 8, 5 }), zeros({ 16, 1 }), zeros({ 4, 8 }), parents(5));
     } else {
         fail("no such graph: " + name);
     }
@@ -1175,7 +1383,7 @@ static void print_times(double seconds) {
                     add_tree(as_chain, p, { random_tree(n, CHAIN, false) });
                     add_tree(tree, p, { random_tree(n, UNIFORM, false) });
                     add_tree(star, p, { random_tree(n, STAR, false) });
-                    add_persist(persist, p, { { 0, 1, 2, 3, 4, 5 } }, false);
+                    add_persist(persist, p, { { 0, 1, 2, 3, 4, 5 } }, true);
                     std::vector<graph *> all = { &chain, &as_chain, &tree, &star, &persist };
                     for (graph * g : all) {
                         g->compute();
@@ -1195,7 +1403,7 @@ static void print_times(double seconds) {
             p.d_inner = d_inner; p.n = n;
             p.fill();
             graph chain, as_chain, tree;
-            add_chain(chain, p);
+            add_chain(chain, p, 0, path_to(random_tree(n, CHAIN, false), n - 1));
             add_tree(as_chain, p, { random_tree(n, CHAIN, false) });
             add_tree(tree, p, { random_tree(n, UNIFORM, false) });
             std::vector<graph *> all = { &chain, &as_chain, &tree };
@@ -1265,9 +1473,9 @@ static double tree_microseconds(const net_problem & p, const ints & tree) {
 static double persist_microseconds(const net_problem & p, ints path) {
     path.resize(p.n, -1);
     return microseconds_of([&](graph & g) -> add_op {
-        return [layers = net_layers(g, p), entries = g.ints_of({ p.n }, path)](graph & g, int i) {
+        return [layers = net_layers(g, p), entries = g.ints_of({ p.n }, path), rows = g.ints_of({ 2 }, { 0, 0 })](graph & g, int i) {
             const net_sources & s = layers[i];
-            return ggml_gated_delta_net_tree_persist_inplace(g.ctx, s.k, s.v, s.g, s.beta, s.state, entries);
+            return ggml_gated_delta_net_tree_persist_inplace(g.ctx, s.k, s.v, s.g, s.beta, s.state, entries, rows);
         };
     });
 }
@@ -1286,13 +1494,17 @@ static double copies_microseconds(const net_problem & p) {
 
 static double conv_microseconds(const conv_problem & p, const ints * tree) {
     return microseconds_of([&](graph & g) -> add_op {
-        std::vector<std::pair<ggml_tensor *, ggml_tensor *>> layers;
+        struct layer { ggml_tensor * columns, * inputs, * states, * kernel; };
+        std::vector<layer> layers;
         for (int i = 0; i < N_LAYERS; i++) {
-            layers.push_back({ g.floats_of({ p.width(), p.d_inner, 1 }, p.input), g.floats_of({ p.d_conv, p.d_inner }, p.kernel) });
+            const int64_t width = p.d_conv - 1 + p.n;
+            layers.push_back({ g.floats_of({ width, p.d_inner, 1 }, random_floats(width*p.d_inner, -1, 1)), add_inputs(g, p), add_states(g, p),
+                g.floats_of({ p.d_conv, p.d_inner }, p.kernel) });
         }
         ggml_tensor * parents = tree ? g.ints_of({ p.n }, *tree) : nullptr;
         return [=](graph & g, int i) {
-            return parents ? ggml_ssm_conv_tree(g.ctx, layers[i].first, layers[i].second, parents) : ggml_ssm_conv(g.ctx, layers[i].first, layers[i].second);
+            const layer & l = layers[i];
+            return parents ? ggml_ssm_conv_tree(g.ctx, l.inputs, l.states, l.kernel, parents) : ggml_ssm_conv(g.ctx, l.columns, l.kernel);
         };
     });
 }
@@ -1329,7 +1541,7 @@ static void print_gpu_conv_times(const char * model, int d_inner, int n, double 
     p.d_inner = d_inner; p.n = n;
     rng.seed(1);
     p.fill();
-    const double bytes = 4.0*d_inner*(p.width() + p.d_conv + n);
+    const double bytes = 4.0*d_inner*(p.d_conv - 1 + n + p.d_conv + n);
     const ints as_chain = random_tree(n, CHAIN, false), tree = random_tree(n, UNIFORM, false);
     const double chain = conv_microseconds(p, nullptr);
     const auto print = [&](const char * what, double us) {

@@ -1,4 +1,4 @@
-// What the recurrent layers (Gated DeltaNet, arXiv 2412.06464) keep of a pending tree, and the commit that uses it.
+// What the recurrent layers (Gated DeltaNet, arXiv 2412.06464) keep of a forest, and the commit that uses it.
 //
 // A recurrent state can't be cut back, so verifying never writes one: the tree ops of vendor/ggml-tree-ops compute every
 // node from its parent's state on the fly. What the states would be made of is kept instead, a few tens of KB per node
@@ -17,9 +17,9 @@ struct llama_context;
 
 class llama_tree_kept {
 public:
-    // The inputs of every node in one layer. S: head size, H_k and H_v: heads of keys and of values
+    // The inputs of every node in one layer, by index in the batch. S: head size, H_k and H_v: heads of keys and of values
     struct layer {
-        ggml_tensor * conv = nullptr; // [channels, d_conv - 1 + n_nodes] inputs of the convolution, the carried ones first
+        ggml_tensor * conv = nullptr; // [channels, n_nodes] inputs of the convolution
         ggml_tensor * k    = nullptr; // [S, H_k, n_nodes]
         ggml_tensor * v    = nullptr; // [S, H_v, n_nodes]
         ggml_tensor * g    = nullptr; // [1, H_v, n_nodes]
@@ -33,15 +33,18 @@ public:
     int32_t       n_nodes()  const { return n_nodes_max; }
     size_t        n_bytes()  const;
 
-    // Advance the state in row `src` of every recurrent layer over the path's nodes and store it in row `dst`.
-    // Returns false, with everything as before, if there is no memory for it; throws if computing it failed.
-    bool commit(int32_t src, int32_t dst, const std::vector<int32_t> & path);
+    // Before the first commit. Returns false if there is no memory for its graph.
+    bool prepare();
+
+    // Advance the state in row `src` of every recurrent layer (-1: a state of zeros) over the path's nodes and store it in
+    // row `dst`. Throws if computing it failed.
+    void commit(int32_t src, int32_t dst, const std::vector<int32_t> & path);
 
 private:
-    void        allocate(ggml_backend_buffer_type_t buft, const std::vector<int> & ils, int64_t n_key_heads);
-    bool        prepare(int32_t src, int32_t dst);
-    void        build_state(int il, int32_t src, int32_t dst);
-    void        build_conv_state(int il, int32_t dst);
+    void allocate(ggml_backend_buffer_type_t buft, const std::vector<int> & ils, int64_t n_key_heads);
+    void build_state(int il);
+    void build_conv_state(int il);
+    void build_store(ggml_tensor * states, ggml_tensor * in_place, ggml_tensor * next);
 
     const llama_memory_recurrent & mem;
     const llama_hparams          & hparams;
@@ -50,12 +53,10 @@ private:
     std::vector<layer> layers;
     std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> ctxs_bufs;
 
-    // the commit's graph: the same for every path, built anew only when the rows change
+    // the commit's graph: the same for every sequence and path
     ggml_backend_sched_ptr sched;
     ggml_context_ptr       ctx;
     ggml_cgraph          * gf       = nullptr;
     ggml_tensor          * inp_path = nullptr; // I32 [n_nodes] the path's nodes, then -1
-    ggml_tensor          * inp_conv = nullptr; // I32 [d_conv - 1] which inputs of the convolution are carried from now on
-    int32_t                row_src  = -1;
-    int32_t                row_dst  = -1;
+    ggml_tensor          * inp_rows = nullptr; // I32 [2] src, dst
 };
