@@ -23,7 +23,7 @@ from . import _engine, json_schemas
 from ._closed import close_for_good
 from ._engine import Engine
 from .checkpoints import Checkpoints, common_prefix
-from .drafts import CommonSettings, Draft, DraftModel, common_settings, parse
+from .drafts import CommonSettings, Draft, DraftModel, MTPDraft, common_settings, parse
 from .generation import Conversation, Generation
 from .grammars import check_grammar
 from .memory import Memory

@@ -83,7 +83,10 @@ class NaiveHead:
         reader = gguf.GGUFReader(str(path))
         value = lambda key: reader.fields[f"qwen35.{key}"].contents()  # noqa: E731
         self.heads, self.kv_heads, self.size = (value(f"attention.{k}") for k in ("head_count", "head_count_kv", "key_length"))
-        self.eps, self.n_rot, self.base = value("attention.layer_norm_rms_epsilon"), value("rope.dimension_count"), value("rope.freq_base")
+        self.eps, self.n_rot, base = value("attention.layer_norm_rms_epsilon"), value("rope.dimension_count"), value("rope.freq_base")
+        pairs, sections = np.arange(self.n_rot // 2), np.array(value("rope.dimension_sections"))
+        # interleaved M-RoPE: what no section claims turns by a coordinate that is 0 in texts
+        self.frequency = np.where(pairs < 3 * sections[pairs % 3], base ** (-pairs / len(pairs)), 0.0)
         tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
         block = f"blk.{value('block_count') - 1}."
         self.w = {n.removeprefix(block).removesuffix(".weight"): t for n, t in tensors.items() if n.startswith(block)}
@@ -94,7 +97,7 @@ class NaiveHead:
     def _turn(self, x, pos):
         """rotary embedding of x [heads, size]: halves of the first n_rot dimensions"""
         half = self.n_rot // 2
-        angle = pos * self.base ** (-np.arange(half) / half)
+        angle = pos * self.frequency
         a, b = x[:, :half], x[:, half : self.n_rot]
         turned = [a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle), x[:, self.n_rot :]]
         return np.concatenate(turned, -1)

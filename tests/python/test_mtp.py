@@ -76,7 +76,7 @@ def test_every_node_has_the_probability_that_the_layer_gives_it_after_its_own_pa
         if tree is not None and tree is not last:
             expected = head.of_tree(seen[:-1], states_of(random_target, seen[:-1]), tree.tokens[0], tree.tokens, tree.parents)
             for node in range(1, len(tree.tokens)):
-                assert abs(expected[tree.parents[node]][tree.tokens[node]] - tree.logprobs[node]) < 1e-3
+                assert abs(expected[tree.parents[node]][tree.tokens[node]] - tree.logprobs[node]) < 1e-4
                 n_checked += 1
             best = np.argsort(expected[0])[::-1]
             children = [tree.tokens[n] for n in range(1, len(tree.tokens)) if tree.parents[n] == 0]
@@ -189,7 +189,7 @@ def test_a_target_without_a_layer_is_refused():
 
 def test_a_layer_of_another_target_is_refused(tmp_path):
     other = tiny.write_hybrid(tmp_path / "other.gguf", n_layer=4)
-    with pytest.raises(ValueError, match="draft_model: .*tokens"):
+    with pytest.raises(ValueError, match='draft_model: token 0 is .* this drafter was made for another target'):
         Llama(str(other), draft_model=MTPDraft(SHIPPED / "tiny-qwen35-mtp.gguf"), **SETTINGS)
 
 

@@ -20,8 +20,8 @@ static constexpr int32_t most_waiting = 512; // tokens of a lane
 
 mtp_drafter::mtp_drafter(llama_context * target, const std::string & path, const drafter_params & params) :
         target(target), n_embd(llama_model_n_embd_out(llama_get_model(target))),
-        n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)))), n_context(params.n_context), depth(params.depth),
-        lanes(params.n_lanes) {
+        n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)))),
+        n_context(std::min(params.n_context, (int32_t) llama_n_ctx_seq(target))), depth(params.depth), lanes(params.n_lanes) {
     const abort_guard guard;
     if (!path.empty()) {
         check_target_file(path);
@@ -69,7 +69,7 @@ void mtp_drafter::check_fits() const {
 void mtp_drafter::make_context(const drafter_params & params) {
     llama_context_params cparams = context_params(params);
     cparams.ctx_type      = LLAMA_CONTEXT_TYPE_MTP;
-    cparams.n_outputs_max = params.n_lanes*params.width; // of the tokens of a text there are none, but the roots'
+    cparams.n_outputs_max = params.n_lanes*(1 + params.width); // of a text's tokens only the roots have one
     beams = std::make_unique<beam_context>(const_cast<llama_model *>(head()), cparams,
             beam_context::shape{ params.n_lanes, n_context, params.width, depth, most_waiting, params.n_top });
     llama_set_embeddings_nextn(beams->get(), true, /*masked*/ true);
