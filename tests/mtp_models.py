@@ -60,6 +60,22 @@ def add_random_layer(target: Path, path: Path, seed: int = 0) -> Path:
     return path
 
 
+def split(joined: Path, path: Path) -> Path:
+    """A file of the layer alone, from a target's with the layer inside."""
+    export = _export_mtp()
+    reader = gguf.GGUFReader(str(joined))
+    n_layer, _ = export.layers_of(reader)
+    w = export.writer(str(path), reader, {"qwen35.block_count": n_layer + 1})
+    for tensor in reader.tensors:
+        if not tensor.name.startswith("blk.") or tensor.name.startswith(f"blk.{n_layer}."):
+            export.copy_tensor(w, tensor)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path
+
+
 def _norm(x, weight, eps):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
 
