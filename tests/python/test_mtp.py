@@ -1,12 +1,16 @@
 """Drafts of a model's own MTP layer: what it computes, with a random layer; what it guesses, with the trained one."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
+import gguf
 import models as tiny
 import numpy as np
 import pytest
 from conftest import SETTINGS
-from mtp_models import SHIPPED, NaiveHead, add_random_layer, join
+from mtp_models import SHIPPED, NaiveHead, add_random_layer, join, split
 from same_text import assert_same_text, measured_tolerance
 
 import llama_cpp
@@ -189,8 +193,39 @@ def test_a_target_without_a_layer_is_refused():
 
 def test_a_layer_of_another_target_is_refused(tmp_path):
     other = tiny.write_hybrid(tmp_path / "other.gguf", n_layer=4)
-    with pytest.raises(ValueError, match='draft_model: token 0 is .* this drafter was made for another target'):
+    with pytest.raises(ValueError, match='does not fit this target: .* vocabulary of 8192 tokens.*; the layer reads hidden'):
         Llama(str(other), draft_model=MTPDraft(SHIPPED / "tiny-qwen35-mtp.gguf"), **SETTINGS)
+
+
+def test_several_layers_are_refused(random_target, tmp_path):
+    file = with_number(random_target, tmp_path / "two.gguf", "qwen35.nextn_predict_layers", 2)
+    with pytest.raises(ValueError):  # blk.3 is no MTP layer
+        Llama(str(file), draft_model="mtp", **SETTINGS)
+
+
+def with_number(path, changed, key, value):
+    changed.write_bytes(path.read_bytes())
+    gguf.GGUFReader(str(changed), "r+").fields[key].parts[-1][0] = value
+    return changed
+
+
+@pytest.mark.parametrize("value", [5, 6, 100, 2**31, 2**32 - 1])
+def test_a_number_of_layers_that_is_damaged_is_refused(random_target, tmp_path, value):
+    file = with_number(random_target, tmp_path / "damaged.gguf", "qwen35.nextn_predict_layers", value)
+    with pytest.raises(ValueError):
+        Llama(str(file), draft_model="mtp", **SETTINGS)
+
+
+@pytest.mark.parametrize("arguments", [("truncate",), ("flip", "0", "300"), ("values", "0", "6")], ids=" ".join)
+def test_no_damage_to_a_layers_file_crashes(random_target, tmp_path, arguments):
+    """In a process of its own: a crash there is a failure here, and the last case it printed is the one."""
+    target = tiny.write_hybrid(tmp_path / "target.gguf", n_layer=4, seed=3)
+    layer = split(random_target, tmp_path / "layer-mtp.gguf")
+    command = [sys.executable, str(Path(__file__).with_name("fuzz_drafters.py")), str(target), str(layer), str(tmp_path / "case.gguf"), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=240)
+    cases = [line for line in run.stdout.splitlines() if line.startswith("case ")]
+    assert run.returncode == 0, f"exit code {run.returncode} at {cases[-1:]}\n{run.stderr[-2000:]}"
+    assert len(cases) >= 100 and "done: " in run.stdout
 
 
 def test_a_target_with_a_layer_is_a_target_like_any_other(opened, trained):

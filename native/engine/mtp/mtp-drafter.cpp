@@ -2,8 +2,9 @@
 
 #include "abort-guard.h"
 #include "context-scores.h"
+#include "fit.h"
 #include "model-file.h"
-#include "vocabulary.h"
+#include "mtp/mtp-file.h"
 
 #include "llama-ext.h"
 #include "llama-mtp.h"
@@ -24,11 +25,12 @@ mtp_drafter::mtp_drafter(llama_context * target, const std::string & path, const
         n_context(std::min(params.n_context, (int32_t) llama_n_ctx_seq(target))), depth(params.depth), lanes(params.n_lanes) {
     const abort_guard guard;
     if (!path.empty()) {
-        check_target_file(path);
+        const mtp_file file(path);
+        file.check();
+        refuse_misfits("the draft model " + path, file.misfits(target));
         model.reset(load_draft_model(path, params.n_gpu_layers, /*load_mtp*/ true));
-        check_own_vocabulary(model.get(), llama_get_model(target));
     }
-    check_fits();
+    check_head();
     make_context(params);
     for (lane_text & text : lanes) {
         begin_at(text, 0);
@@ -40,29 +42,16 @@ mtp_drafter::~mtp_drafter() {
     llama_set_embeddings_nextn(target, false, false);
 }
 
-void mtp_drafter::check_fits() const {
-    char arch[2][64] = { "?", "?" };
-    llama_model_meta_val_str(head(),                  "general.architecture", arch[0], sizeof(arch[0]));
-    llama_model_meta_val_str(llama_get_model(target), "general.architecture", arch[1], sizeof(arch[1]));
-    if (strcmp(arch[0], arch[1]) != 0) {
-        refuse(std::string("the MTP head is of architecture \"") + arch[0] + "\", the target of \"" + arch[1] + "\": use the head made for this target");
-    }
-    const int32_t n_heads = llama_model_n_layer_nextn(head());
-    if (n_heads == 0) {
-        refuse(model ? std::string("the draft model has no MTP layers (") + arch[0] + ".nextn_predict_layers)" :
-                std::string("the target's file has no MTP layers (") + arch[1] + ".nextn_predict_layers): use a file that was converted with "
-                "them, or another kind of draft_model");
-    }
-    if (n_heads > 1) {
-        refuse("the model has " + std::to_string(n_heads) + " MTP layers, one for each depth; drafting with more than one is not supported: "
-                "use another kind of draft_model");
+void mtp_drafter::check_head() const {
+    for (const std::string & sentence : mtp_misfits(head())) {
+        refuse(std::string(model ? "the draft model can't draft: " : "the target can't draft for itself: ") + sentence);
     }
     if (!llama_mtp_is_loaded(head())) {
-        refuse("the target was loaded without its MTP layers: load it with llama_model_params.load_mtp");
+        refuse("the target was loaded without its MTP layer: load it with llama_model_params.load_mtp");
     }
     if (llama_model_n_embd_out(head()) != (int32_t) n_embd) {
-        refuse("the MTP head reads hidden states of " + std::to_string(llama_model_n_embd_out(head())) + " numbers, the target's have " +
-                std::to_string(n_embd) + ": this head was made for another target");
+        refuse("the MTP layer reads hidden states of " + std::to_string(llama_model_n_embd_out(head())) + " numbers, the target's have " +
+                std::to_string(n_embd) + ": it was made for another target");
     }
 }
 

@@ -53,7 +53,7 @@ private:
 
     const llama_model * head() const { return model ? model.get() : llama_get_model(target); }
 
-    void check_fits() const;
+    void check_head() const;
     void make_context(const drafter_params & params);
 
     void clear(int32_t lane, llama_pos at);
