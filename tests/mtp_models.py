@@ -26,6 +26,11 @@ def join(target: Path, head: Path, path: Path) -> Path:
     return path
 
 
+def shipped(folder: Path) -> Path:
+    """The shipped target with its trained layer inside, as models with such a layer are published."""
+    return join(SHIPPED / "tiny-qwen35.gguf", SHIPPED / "tiny-qwen35-mtp.gguf", folder / "tiny-qwen35-with-mtp.gguf")
+
+
 def add_random_layer(target: Path, path: Path, seed: int = 0) -> Path:
     """A qwen35 target's file with a random MTP layer inside, F32."""
     export = _export_mtp()

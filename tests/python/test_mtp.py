@@ -10,7 +10,7 @@ import models as tiny
 import numpy as np
 import pytest
 from conftest import SETTINGS
-from mtp_models import SHIPPED, NaiveHead, add_random_layer, join, split
+from mtp_models import SHIPPED, NaiveHead, add_random_layer, shipped, split
 from same_text import assert_same_text, measured_tolerance
 
 import llama_cpp
@@ -31,8 +31,7 @@ def random_target(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The shipped target with its layer inside, as published models have it."""
-    return join(SHIPPED / "tiny-qwen35.gguf", SHIPPED / "tiny-qwen35-mtp.gguf", tmp_path_factory.mktemp("trained") / "tiny-qwen35-with-mtp.gguf")
+    return shipped(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")
