@@ -23,7 +23,7 @@ from . import _engine, json_schemas
 from ._closed import close_for_good
 from ._engine import Engine
 from .checkpoints import Checkpoints, common_prefix
-from .drafts import CommonSettings, Draft, DraftModel, common_settings, parse
+from .drafts import CommonSettings, Draft, DraftModel, MTPDraft, common_settings, parse
 from .generation import Conversation, Generation
 from .grammars import check_grammar
 from .memory import Memory
@@ -73,6 +73,7 @@ class Llama(llama_cpp.Llama):
     """
 
     _conversation: Optional[Conversation] = None  # whose tokens are in input_ids, once the target is loaded
+    _load_mtp: bool = False  # with the target's next-token-prediction layers
     _n_live: int = 1  # so many of the last tokens in memory have logits, unless _requires_eval
 
     def __init__(
@@ -114,6 +115,7 @@ class Llama(llama_cpp.Llama):
         ready = [draft.ready_for(model_path) for draft in drafts]
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
+        self._load_mtp = any(isinstance(draft, MTPDraft) and draft.loads_target_layer for draft in drafts)
         self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
         self.draft_model = drafts if isinstance(draft_model, (list, tuple)) else drafts[0]
         if not self.model_params.vocab_only:
@@ -122,6 +124,15 @@ class Llama(llama_cpp.Llama):
             except BaseException:
                 self.close()
                 raise
+
+    @property
+    def model_params(self) -> llama_cpp.llama_model_params:
+        return self._model_params
+
+    @model_params.setter
+    def model_params(self, params: llama_cpp.llama_model_params) -> None:
+        params.load_mtp = self._load_mtp  # the stock class, which sets the others, has no argument for it
+        self._model_params = params
 
     def _load_target(self, model_path: str, **kwargs: Any) -> None:
         if os.path.isfile(model_path):  # else the stock class says so

@@ -17,15 +17,16 @@ from .draft import CommonSettings, Draft, common_settings
 from .eagle3 import Eagle3Draft
 from .file_draft import CACHE_TYPES, FileDraft, gguf_at
 from .model import ModelDraft
+from .mtp import MTPDraft, is_mtp_alone
 from .ngram import NGramDraft
 
 __all__ = [
-    *("CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "Eagle3Draft", "FileDraft", "KINDS", "ModelDraft"),
-    *("NGramDraft", "common_settings", "parse"),
+    *("CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "Eagle3Draft", "FileDraft", "KINDS", "MTPDraft"),
+    *("ModelDraft", "NGramDraft", "common_settings", "parse"),
 ]
 
 # A kind that takes files of any architecture comes last.
-KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, Eagle3Draft, NGramDraft, ModelDraft)
+KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, Eagle3Draft, MTPDraft, NGramDraft, ModelDraft)
 
 OneDraftModel = Union[str, "os.PathLike[str]", Draft]
 DraftModel = Union[OneDraftModel, List[OneDraftModel], LlamaDraftModel]  # or None
@@ -75,11 +76,14 @@ def _is_word(path: str) -> bool:
 
 
 def _of_path(path: Any) -> FileDraft:
-    """The kind of a GGUF file is that of its architecture, the kind of a checkpoint what its config.json says. What can't be
-    read, because it is missing or damaged, is taken for a DFlash drafter, which says what is wrong."""
+    """The kind of a GGUF file is that of its architecture, the kind of a checkpoint what its config.json says; a file of an MTP
+    layer alone has the target's architecture. What can't be read, because it is missing or damaged, is taken for a DFlash
+    drafter, which says what is wrong."""
     file = gguf_at(path) if isinstance(path, str) else None
     if isinstance(path, str) and file is None and is_eagle3_checkpoint(path):
         return Eagle3Draft(path)
+    if file is not None and is_mtp_alone(file):
+        return MTPDraft(path)
     found = None if file is None else architecture(file)
     with_files = [kind for kind in KINDS if issubclass(kind, FileDraft)]
     for kind in with_files:

@@ -11,8 +11,8 @@
 static constexpr int32_t most_sequences = 256; // LLAMA_MAX_SEQ
 
 beam_context::beam_context(llama_model * model, llama_context_params params, const shape & asked) :
-        shape_(asked), n_embd_(llama_model_n_embd(model)), n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(model))),
-        is_recurrent(llama_model_is_recurrent(model) || llama_model_is_hybrid(model)), beams(asked.n_lanes) {
+        shape_(asked), n_embd_(params.ctx_type == LLAMA_CONTEXT_TYPE_MTP ? llama_model_n_embd_out(model) : llama_model_n_embd(model)), n_vocab(llama_vocab_n_tokens(llama_model_get_vocab(model))),
+        is_recurrent(params.ctx_type != LLAMA_CONTEXT_TYPE_MTP && (llama_model_is_recurrent(model) || llama_model_is_hybrid(model))), beams(asked.n_lanes) {
     shape_.width = is_recurrent ? 1 : std::max(1, std::min(asked.width, most_sequences/asked.n_lanes - 1));
 
     const int32_t n_lanes = shape_.n_lanes;

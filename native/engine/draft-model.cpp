@@ -4,9 +4,10 @@
 
 #include "llama-tree.h"
 
-llama_model * load_draft_model(const std::string & path, int32_t n_gpu_layers) {
+llama_model * load_draft_model(const std::string & path, int32_t n_gpu_layers, bool load_mtp) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = n_gpu_layers;
+    params.load_mtp     = load_mtp;
     llama_model * model = llama_model_load_from_file(path.c_str(), params);
     if (model == nullptr) {
         refuse("llama.cpp could not load the draft model " + path + " (its log says why; verbose=True shows it): "

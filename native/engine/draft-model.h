@@ -14,7 +14,7 @@ struct context_deleter   { void operator()(llama_context   * c) const { llama_fr
 struct batch_ext_deleter { void operator()(llama_batch_ext * b) const { llama_batch_ext_free(b); } };
 
 // Throws std::invalid_argument with a sentence for the user.
-llama_model * load_draft_model(const std::string & path, int32_t n_gpu_layers);
+llama_model * load_draft_model(const std::string & path, int32_t n_gpu_layers, bool load_mtp = false);
 
 // Types, threads, flash attention; the sizes are the drafter's own.
 llama_context_params context_params(const drafter_params & params);

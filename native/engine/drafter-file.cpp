@@ -6,6 +6,7 @@
 #include "eagle3/eagle3-file.h"
 #include "model/draft-model-file.h"
 #include "model-file.h"
+#include "mtp/mtp-file.h"
 
 #include "ggml.h"
 #include "llama-tree.h"
@@ -24,6 +25,9 @@ std::unique_ptr<drafter_file> drafter_file::open(const std::string & path) {
     }
     if (arch == "eagle3") {
         return std::make_unique<eagle3_file>(path);
+    }
+    if (auto layer = std::make_unique<mtp_file>(path); layer->is_alone()) {
+        return layer;
     }
     return file;
 }

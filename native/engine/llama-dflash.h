@@ -35,8 +35,8 @@ extern "C" {
     };
 
     struct llama_dflash_drafter_params {
-        const char * kind;       // "dflash", "eagle3", "model" or "ngram"
-        const char * path;       // of its file
+        const char * kind;       // "dflash", "eagle3", "model", "mtp" or "ngram"
+        const char * path;       // of its file; mtp: "" for the layer in the target's
         int32_t n_context;       // positions of a lane that it remembers (a ring)
         int32_t n_gpu_layers;    // layers of it on the GPU
         int32_t type_k;          // ggml_type of its K cache
@@ -44,8 +44,8 @@ extern "C" {
         int32_t n_threads;       // 0: as many as the target's batches use
         int32_t flash_attn;      // 1 where it is supported, 0 never
         int32_t short_block;     // dflash: 1: denoise no more positions than are drafted, 0: always the whole block
-        int32_t depth;           // eagle3, model: a forward for each depth of a tree, so many at most
-        int32_t width;           // eagle3, model: nodes of a depth that are expanded, at most
+        int32_t depth;           // eagle3, model, mtp: a forward for each depth of a tree, so many at most
+        int32_t width;           // eagle3, model, mtp: nodes of a depth that are expanded, at most
         const llama_token * corpus;    // ngram: tokens of texts that all lanes look into, one after the other
         const int32_t * corpus_sizes;  // [n_corpus] of each of them
         int32_t n_corpus;

@@ -5,6 +5,7 @@
 #include "fit.h"
 #include "model/model-drafter.h"
 #include "model-file.h"
+#include "mtp/mtp-drafter.h"
 #include "ngram/ngram-drafter.h"
 #include "speculation.h"
 
@@ -56,6 +57,7 @@ static const std::map<std::string, maker> kinds = {
     { "dflash", of_a_file<dflash_drafter> },
     { "eagle3", of_a_file<eagle3_drafter> },
     { "model",  of_a_file<model_drafter>  },
+    { "mtp",    of_a_file<mtp_drafter>    },
     { "ngram",  of_the_text               },
 };
 

@@ -141,8 +141,17 @@ static void check_number(const target_file & file, const std::string & key, uint
     }
 }
 
+// 0 where the file has no such number
+static uint32_t number(const target_file & file, const std::string & key) {
+    const int64_t id = file.find(key);
+    return id >= 0 && file.type(id) == GGUF_TYPE_UINT32 ? gguf_get_val_u32(file.gguf.get(), id) : 0;
+}
+
 static void check_numbers(const target_file & file, const std::string & arch) {
     check_number(file, arch + ".block_count",              1, 1024);
+    if (const uint32_t n_layer = number(file, arch + ".block_count"); n_layer > 0) {
+        check_number(file, arch + ".nextn_predict_layers", 0, n_layer); // of these
+    }
     check_number(file, arch + ".embedding_length",         1, 1 << 20);
     check_number(file, arch + ".feed_forward_length",      0, 1 << 24);
     check_number(file, arch + ".attention.head_count",     0, 1 << 14);
@@ -157,12 +166,6 @@ static void check_numbers(const target_file & file, const std::string & arch) {
     check_number(file, arch + ".ssm.time_step_rank",       0, 1 << 20);
     check_number(file, arch + ".ssm.inner_size",           0, 1 << 24);
     check_number(file, arch + ".full_attention_interval",  1, 1024);
-}
-
-// 0 where the file has no such number
-static uint32_t number(const target_file & file, const std::string & key) {
-    const int64_t id = file.find(key);
-    return id >= 0 && file.type(id) == GGUF_TYPE_UINT32 ? gguf_get_val_u32(file.gguf.get(), id) : 0;
 }
 
 // What is rotated lies within a head.

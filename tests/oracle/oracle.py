@@ -21,7 +21,8 @@ from calls import Session
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
-from llama_dflash import DFlashDraft, Llama
+from llama_dflash import DFlashDraft, Llama, MTPDraft
+from llama_dflash.drafts import Draft
 
 SETTINGS = dict(n_ctx=320, n_batch=96, n_ubatch=96, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False)
 GRAMMARS = ['root ::= [0-9]+', 'root ::= ("0" | "1" | "23")+', 'root ::= "{" [0-5]+ "}"', 'root ::= ([0-3] [2-5])+ "."']
@@ -121,6 +122,14 @@ def cases(draw, n_pairs: int) -> dict[str, Any]:
     }
 
 
+def draft_of(drafter: str, settings: dict[str, Any]) -> Draft:
+    """drafter: the path of a DFlash drafter, or "mtp" for the target's own layer."""
+    if drafter != "mtp":
+        return DFlashDraft(drafter, **settings)
+    common = {name: value for name, value in settings.items() if name != "block"}
+    return MTPDraft(depth=2 if settings["block"] == "short" else 4, width=3, **common)
+
+
 def trace(session: Session, case: dict[str, Any]) -> list[Any]:
     """Every token and what every call gave, errors by their type. Ends with the generation."""
     seen: list[Any] = []
@@ -164,7 +173,7 @@ class Models:
     def __init__(self) -> None:
         self._kept: dict[Any, Llama] = {}
 
-    def get(self, target: str, draft: DFlashDraft | None, logits_all: bool) -> Llama:
+    def get(self, target: str, draft: Draft | None, logits_all: bool) -> Llama:
         key = target, draft, logits_all
         llm = self._kept.pop(key, None)
         if llm is None:
@@ -173,7 +182,7 @@ class Models:
         llm.reset()
         return llm
 
-    def put(self, target: str, draft: DFlashDraft | None, logits_all: bool, llm: Llama) -> None:
+    def put(self, target: str, draft: Draft | None, logits_all: bool, llm: Llama) -> None:
         if llm._turns.closed:
             return
         self._kept[target, draft, logits_all] = llm
@@ -200,7 +209,7 @@ def main() -> None:
     @given(cases(len(pairs)))
     def texts_are_equal(case: dict[str, Any]) -> None:
         target, drafter = pairs[case["pair"]]
-        draft = DFlashDraft(drafter, **case["draft"])
+        draft = draft_of(drafter, case["draft"])
         traces = []
         for chosen in (None, draft):
             llm = models.get(target, chosen, case["logits_all"])

@@ -10,6 +10,7 @@ sys.path.append(str(TESTS))  # at the end: other folders' tests import their own
 
 import drafter_models  # noqa: E402
 import models  # noqa: E402
+import mtp_models  # noqa: E402
 
 
 def write_pair(folder: Path, arch: str, seed: int, **sizes) -> list[str]:
@@ -20,9 +21,10 @@ def write_pair(folder: Path, arch: str, seed: int, **sizes) -> list[str]:
 
 
 def test_texts_are_plain_decodings_whatever_is_called_between_two_tokens(tmp_path, pytestconfig):
-    """Dense and hybrid. A crash there is a failure here."""
+    """Dense and hybrid, and a hybrid's own MTP layer. A crash there is a failure here."""
     n_cases = pytestconfig.getoption("--cases")
     pairs = write_pair(tmp_path, "llama", 0) + write_pair(tmp_path, "qwen35", 8, n_layer=4)
+    pairs += [str(mtp_models.shipped(tmp_path)), "mtp"]
     run = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("oracle.py")), str(n_cases), "1", *pairs],
         cwd=tmp_path,

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1] / "fuzz"))
 
 from damage import Gguf
 
-from llama_dflash import DFlashDraft, Llama
+from llama_dflash import DFlashDraft, Llama, MTPDraft
 from llama_dflash._engine import Engine
 
 PROMPT = list(b"the digits: 0123")
@@ -132,6 +132,7 @@ def main():
     cases = {"truncate": truncated, "flip": flipped, "values": strange_values, "types": other_types}[mode]
     llm = Llama(str(target), n_ctx=256, n_batch=64, n_ubatch=64, n_threads=1, n_threads_batch=1, verbose=False)
     expected = list(itertools.islice(llm.generate(PROMPT, temp=0.0), 12))
+    kind = MTPDraft if drafter.stem.endswith("-mtp") else DFlashDraft
     loaded = refused = 0
     for number, (name, data) in enumerate(cases(drafter, *(limits if mode == "flip" else ()))):
         if mode == "values" and limits and number % limits[1] != limits[0]:
@@ -139,7 +140,7 @@ def main():
         print(f"case {number}: {name}", flush=True)
         work.write_bytes(data)
         try:
-            draft = DFlashDraft(work, budget=8, context=64)
+            draft = kind(work, budget=8, context=64)
             draft = draft.ready_for(str(target))
             llm._memory.engine = Engine(llm.ctx, [draft], n_gpu_layers=0)
         except ValueError as error:
