@@ -136,4 +136,4 @@ def test_structured_output_is_an_object(caller):
 
 def test_a_wrong_drafter_is_a_sentence(shipped):
     with pytest.raises(ValueError, match="draft_model"):
-        ours.LlamaCpp(**settings(shipped, draft_model=shipped["model_path"]))
+        ours.LlamaCpp(**settings(shipped, draft_model=__file__))

@@ -54,4 +54,4 @@ def test_chat_answers_and_streams(llm):
 
 def test_a_wrong_drafter_is_a_sentence(shipped):
     with pytest.raises(ValueError, match="draft_model"):
-        LlamaCPP(model_path=shipped["model_path"], draft_model=shipped["model_path"], **SETTINGS)
+        LlamaCPP(model_path=shipped["model_path"], draft_model=__file__, **SETTINGS)
