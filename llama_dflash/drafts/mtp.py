@@ -32,6 +32,10 @@ class MTPDraft(BeamDraft):
         flash_attn: Whether the layer's attention is computed by ggml's flash attention, where the device has it.
         device_outputs: Whether candidates, and tokens at temperature 0, are found where the logits are computed. None: on a
             GPU.
+        calibrated: Whether a node counts as probable as what was accepted so far says of nodes like it. False: as the drafter
+            says.
+        tuned: A file that `Llama.save_tuned` wrote: what was learned then about costs and acceptance is where learning goes
+            on. None: from nothing.
 
     Raises:
         ValueError: If a setting has a wrong type or value. The file is looked at when a `Llama` loads it.
@@ -54,6 +58,8 @@ class MTPDraft(BeamDraft):
     type_v: Optional[int] = None
     flash_attn: bool = True
     device_outputs: Optional[bool] = None
+    calibrated: bool = True
+    tuned: Optional[str] = None
 
     @property
     def loads_target_layer(self) -> bool:
