@@ -30,7 +30,8 @@ def compiled(tmp_path_factory) -> Callable[[str], Path]:
     folder, library = tmp_path_factory.mktemp("ops"), library_folder()
 
     def compile_program(name: str) -> Path:
-        command = [compiler, "-std=c++17", "-O2", f"-I{OPS}", f"-I{header.parent}", str(OPS / "tests" / f"{name}.cpp")]
+        command = [compiler, "-std=c++17", "-O2", f"-I{OPS}", f"-I{header.parent}", f"-I{header.parents[1] / 'src'}"]
+        command += [str(OPS / "tests" / f"{name}.cpp")]
         command += [f"-L{library}", "-lggml", "-lggml-base", f"-Wl,-rpath,{library}", "-lpthread", "-o", str(folder / name)]
         subprocess.run(command, check=True)
         return folder / name
