@@ -54,24 +54,28 @@ static void launch(ggml_type type, const few_rows_product & product, cudaStream_
 
 static bool is_aligned(const void * at) { return (uintptr_t) at % 16 == 0; }
 
-static bool applies(const ggml_tensor * src0, const ggml_tensor * src1, const ggml_tensor * dst) {
-    const auto & device = ggml_cuda_info().devices[ggml_cuda_get_device()];
-    if (dst->op != GGML_OP_MUL_MAT || src1->type != GGML_TYPE_F32 || dst->type != GGML_TYPE_F32 || !is_wanted(device.cc)) {
+// For some number of tokens. Weights are copied ahead of the kernels before, so they must not be what one of those wrote.
+static bool has_kernel(const ggml_tensor * t, int id) {
+    const auto &        device = ggml_cuda_info().devices[id];
+    const ggml_tensor * src0   = t->src[0];
+    if (t->op != GGML_OP_MUL_MAT || t->src[1]->type != GGML_TYPE_F32 || t->type != GGML_TYPE_F32 || !is_wanted(device.cc)) {
         return false;
     }
     if (bytes_needed(src0->type) == 0 || bytes_needed(src0->type) > device.smpbo) {
         return false;
     }
-    if (src1->ne[1] < min_tokens(src0->type) || src1->ne[1] > FEW_ROWS_MAX_TOKENS || ggml_nrows(src1) != src1->ne[1] || ggml_nrows(src0) != src0->ne[1]) {
+    return src0->op == GGML_OP_NONE && !src0->view_src && ggml_is_contiguous(src0) && ggml_nrows(src0) == src0->ne[1] &&
+        src0->ne[0] % FEW_ROWS_BLOCK == 0 && src0->ne[0] <= FEW_ROWS_MAX_COLUMNS && src0->ne[1] % FEW_ROWS_TILE == 0;
+}
+
+static bool applies(const ggml_tensor * t) {
+    if (!has_kernel(t, ggml_cuda_get_device())) {
         return false;
     }
-    if (src0->ne[0] % FEW_ROWS_BLOCK != 0 || src0->ne[0] > FEW_ROWS_MAX_COLUMNS || src0->ne[1] % FEW_ROWS_TILE != 0) {
-        return false;
-    }
-    // Weights are copied ahead of the kernels before, so they must not be what one of those wrote.
-    return src0->op == GGML_OP_NONE && !src0->view_src && ggml_is_contiguous(src0) && is_aligned(src0->data) &&
-        src1->nb[0] == sizeof(float) && src1->nb[1] % 16 == 0 && is_aligned(src1->data) &&
-        dst->nb[0] == sizeof(float) && dst->nb[1] % sizeof(float) == 0;
+    const ggml_tensor * src0 = t->src[0], * src1 = t->src[1];
+    return src1->ne[1] >= min_tokens(src0->type) && src1->ne[1] <= FEW_ROWS_MAX_TOKENS && ggml_nrows(src1) == src1->ne[1] &&
+        is_aligned(src0->data) && src1->nb[0] == sizeof(float) && src1->nb[1] % 16 == 0 && is_aligned(src1->data) &&
+        t->nb[0] == sizeof(float) && t->nb[1] % sizeof(float) == 0;
 }
 
 // The activations of several products, converted.
@@ -108,7 +112,7 @@ static void compute(ggml_backend_cuda_context & ctx, const converted & activatio
 }
 
 bool ggml_cuda_few_rows_product(ggml_backend_cuda_context & ctx, const ggml_tensor * src0, const ggml_tensor * src1, ggml_tensor * dst) {
-    if (src0 != dst->src[0] || src1 != dst->src[1] || !applies(src0, src1, dst)) {
+    if (src0 != dst->src[0] || src1 != dst->src[1] || !applies(dst)) {
         return false;
     }
     const converted activations(ctx, src1);
@@ -138,7 +142,7 @@ int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml
     for (int at = i; at < graph->n_nodes && n < MAX_FUSED; at++) {
         ggml_tensor * t = graph->nodes[at];
         if (t->op == GGML_OP_MUL_MAT && (t->flags & GGML_TENSOR_FLAG_COMPUTE) && (n == 0 || t->src[1] == products[0]->src[1]) &&
-            applies(t->src[0], t->src[1], t) && is_apart(t, products, n)) {
+            applies(t) && is_apart(t, products, n)) {
             products[n++] = t;
             last = at;
         } else if (at == i || !computes_nothing(t)) {
@@ -155,4 +159,48 @@ int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml
         compute(ctx, activations, products + from, to - from);
     }
     return last - i;
+}
+
+// ---------------------------------------------------------------- the order of a graph
+
+static const ggml_tensor * memory_of(const ggml_tensor * t) { return t->view_src ? t->view_src : t; }
+
+// A product that may go with what comes next in the graph into one of ggml's own kernels (for one token).
+static bool is_fused_with_next(const ggml_cgraph * graph, int i) {
+    if (i + 1 == graph->n_nodes) {
+        return false;
+    }
+    const ggml_tensor * next = graph->nodes[i + 1];
+    const bool          uses = next->src[0] == graph->nodes[i] || next->src[1] == graph->nodes[i];
+    return uses && (next->op == GGML_OP_ADD || next->op == GGML_OP_MUL || next->op == GGML_OP_GLU);
+}
+
+// Whether they are done depends on the operations alone, not on the number of tokens: ggml's allocator keeps one plan for all.
+void ggml_cuda_gather_few_rows_products(ggml_cgraph * graph, int device) {
+    static constexpr int MAX_DISTANCE = 96; // results that are made earlier take memory for longer
+    for (int i = 0; i < graph->n_nodes; i++) {
+        const ggml_tensor * first = graph->nodes[i];
+        if (!has_kernel(first, device)) {
+            continue;
+        }
+        const ggml_tensor * activations = first->src[1];
+        int n = 1;
+        const int end = std::min(graph->n_nodes, i + MAX_DISTANCE);
+        for (int at = i + 1; at < end && n < MAX_FUSED; at++) {
+            ggml_tensor * t = graph->nodes[at];
+            if (memory_of(t) == memory_of(activations) && !computes_nothing(t)) {
+                break; // it changes them
+            }
+            const bool is_next = at == i + n;
+            if (t->op != GGML_OP_MUL_MAT || t->src[1] != activations || !has_kernel(t, device) || (!is_next && is_fused_with_next(graph, at))) {
+                continue;
+            }
+            if (!is_next) {
+                std::move_backward(graph->nodes + i, graph->nodes + at, graph->nodes + at + 1);
+                graph->nodes[i] = t; // before the first, which may be fused with what follows it
+            }
+            n++;
+        }
+        i += n - 1;
+    }
 }
