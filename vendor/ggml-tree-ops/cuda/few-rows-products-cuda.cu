@@ -83,16 +83,36 @@ struct converted {
     ggml_cuda_pool_alloc<uint4> fragments;
     ggml_cuda_pool_alloc<float> unscale;
 
-    converted(ggml_backend_cuda_context & ctx, const ggml_tensor * src1)
+    converted(ggml_backend_cuda_context & ctx, const ggml_tensor * src1, few_rows_input kind, const few_rows_source & source)
         : fragments(ctx.pool(), (size_t) few_rows_eights(src1->ne[1])*src1->ne[0]), // 8 tokens: 16 bytes for a column
           unscale(ctx.pool(), (size_t) few_rows_eights(src1->ne[1])*8) {
         const few_rows_activations out = { fragments.get(), unscale.get() };
         const int threads = std::min<int64_t>(1024, (src1->ne[0]/8 + 31)/32*32);
-        ggml_cuda_kernel_launch(few_rows_convert,
+        ggml_cuda_kernel_launch(kernel_of(kind),
             ggml_cuda_kernel_launch_params(dim3(few_rows_eights(src1->ne[1])*8), dim3(threads), (size_t) 0, ctx.stream()),
-            (const float *) src1->data, (int64_t) (src1->nb[1]/sizeof(float)), (int) src1->ne[1], (int) src1->ne[0], out);
+            source, (int) src1->ne[1], (int) src1->ne[0], out);
+    }
+
+  private:
+    using kernel_t = void (*)(const few_rows_source, int, int, few_rows_activations);
+
+    static kernel_t kernel_of(few_rows_input kind) {
+        switch (kind) {
+            case few_rows_input::NORM: return few_rows_convert<few_rows_input::NORM>;
+            case few_rows_input::GLU:  return few_rows_convert<few_rows_input::GLU>;
+            default:                   return few_rows_convert<few_rows_input::PLAIN>;
+        }
     }
 };
+
+static int64_t row_stride(const ggml_tensor * t) { return t->nb[1]/sizeof(float); }
+
+static few_rows_source plain_source(const ggml_tensor * src1) {
+    few_rows_source source = {};
+    source.x      = (const float *) src1->data;
+    source.stride = row_stride(src1);
+    return source;
+}
 
 // Of one type, with the same activations.
 static void compute(ggml_backend_cuda_context & ctx, const converted & activations, ggml_tensor * const * products, int n) {
@@ -115,7 +135,7 @@ bool ggml_cuda_few_rows_product(ggml_backend_cuda_context & ctx, const ggml_tens
     if (src0 != dst->src[0] || src1 != dst->src[1] || !applies(dst)) {
         return false;
     }
-    const converted activations(ctx, src1);
+    const converted activations(ctx, src1, few_rows_input::PLAIN, plain_source(src1));
     compute(ctx, activations, &dst, 1);
     return true;
 }
@@ -135,30 +155,95 @@ static bool is_apart(const ggml_tensor * t, ggml_tensor * const * others, int n)
     return !overlap(t, t->src[1]) && std::none_of(others, others + n, [&](const ggml_tensor * other) { return overlap(t, other); });
 }
 
-int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i) {
+// Products of the same activations from a node of a graph on.
+struct product_group {
     ggml_tensor * products[MAX_FUSED];
-    int n    = 0;
-    int last = i;
-    for (int at = i; at < graph->n_nodes && n < MAX_FUSED; at++) {
-        ggml_tensor * t = graph->nodes[at];
-        if (t->op == GGML_OP_MUL_MAT && (t->flags & GGML_TENSOR_FLAG_COMPUTE) && (n == 0 || t->src[1] == products[0]->src[1]) &&
-            applies(t) && is_apart(t, products, n)) {
-            products[n++] = t;
-            last = at;
-        } else if (at == i || !computes_nothing(t)) {
-            break;
+    int           n    = 0;
+    int           last = -1; // node
+
+    product_group(const ggml_cgraph * graph, int first) {
+        for (int at = first; at < graph->n_nodes && n < MAX_FUSED; at++) {
+            ggml_tensor * t = graph->nodes[at];
+            if (t->op == GGML_OP_MUL_MAT && (t->flags & GGML_TENSOR_FLAG_COMPUTE) && (n == 0 || t->src[1] == products[0]->src[1]) &&
+                applies(t) && is_apart(t, products, n)) {
+                products[n++] = t;
+                last = at;
+            } else if (at == first || !computes_nothing(t)) {
+                break;
+            }
         }
     }
-    if (n < 2) {
+
+    const ggml_tensor * activations() const { return n > 0 ? products[0]->src[1] : nullptr; }
+
+    void compute_all(ggml_backend_cuda_context & ctx, few_rows_input kind, const few_rows_source & source) {
+        const converted input(ctx, activations(), kind, source);
+        std::stable_sort(products, products + n, [](const ggml_tensor * a, const ggml_tensor * b) { return a->src[0]->type < b->src[0]->type; });
+        for (int from = 0, to; from < n; from = to) {
+            for (to = from + 1; to < n && to - from < FEW_ROWS_MATRICES && products[to]->src[0]->type == products[from]->src[0]->type; to++) {}
+            compute(ctx, input, products + from, to - from);
+        }
+    }
+};
+
+static bool has_plain_rows(const ggml_tensor * t) { // as `few_rows_convert` reads and writes them
+    return t->type == GGML_TYPE_F32 && ggml_nrows(t) == t->ne[1] && t->nb[0] == sizeof(float) && t->nb[1] % 16 == 0 && is_aligned(t->data);
+}
+
+// A norm, its weights, and products of the result.
+static int fuse_norm(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i) {
+    if (!ggml_can_fuse(graph, i, { GGML_OP_RMS_NORM, GGML_OP_MUL })) {
         return 0;
     }
-    const converted activations(ctx, products[0]->src[1]);
-    std::stable_sort(products, products + n, [](const ggml_tensor * a, const ggml_tensor * b) { return a->src[0]->type < b->src[0]->type; });
-    for (int from = 0, to; from < n; from = to) {
-        for (to = from + 1; to < n && to - from < FEW_ROWS_MATRICES && products[to]->src[0]->type == products[from]->src[0]->type; to++) {}
-        compute(ctx, activations, products + from, to - from);
+    const ggml_tensor * norm = graph->nodes[i], * mul = graph->nodes[i + 1];
+    const ggml_tensor * x = norm->src[0], * weights = mul->src[mul->src[0] == norm ? 1 : 0];
+    product_group group(graph, i + 2);
+    const bool in_place = mul->data == x->data && mul->nb[1] == x->nb[1];
+    if (group.activations() != mul || !has_plain_rows(x) || !has_plain_rows(mul) || !has_plain_rows(weights) || weights->ne[1] != 1 ||
+        weights->ne[0] != mul->ne[0] || !ggml_are_same_shape(x, mul) || (overlap(mul, x) && !in_place) || overlap(mul, weights)) {
+        return 0;
     }
-    return last - i;
+    few_rows_source source = plain_source(x);
+    source.factor        = (const float *) weights->data;
+    source.result        = (float *) mul->data;
+    source.result_stride = row_stride(mul);
+    memcpy(&source.epsilon, norm->op_params, sizeof(float));
+    group.compute_all(ctx, few_rows_input::NORM, source);
+    return group.last - i;
+}
+
+// silu(gate)*up and a product of the result, which is not needed elsewhere.
+static int fuse_glu(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i) {
+    const ggml_tensor * glu = graph->nodes[i];
+    if (!ggml_node_has_n_uses(graph, i, 1) || ggml_get_glu_op(glu) != GGML_GLU_OP_SWIGLU || !glu->src[1] || !(glu->flags & GGML_TENSOR_FLAG_COMPUTE)) {
+        return 0;
+    }
+    product_group group(graph, i + 1);
+    if (group.activations() != glu || !has_plain_rows(glu->src[0]) || !has_plain_rows(glu->src[1])) {
+        return 0;
+    }
+    few_rows_source source = plain_source(glu->src[0]);
+    source.factor        = (const float *) glu->src[1]->data;
+    source.factor_stride = row_stride(glu->src[1]);
+    group.compute_all(ctx, few_rows_input::GLU, source);
+    return group.last - i;
+}
+
+int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i) {
+    static const bool only_products = getenv("GGML_CUDA_FEW_ROWS_INPUTS") && atoi(getenv("GGML_CUDA_FEW_ROWS_INPUTS")) == 0;
+    const ggml_op op = graph->nodes[i]->op;
+    if (op == GGML_OP_RMS_NORM && !only_products) {
+        return fuse_norm(ctx, graph, i);
+    }
+    if (op == GGML_OP_GLU && !only_products) {
+        return fuse_glu(ctx, graph, i);
+    }
+    product_group group(graph, i);
+    if (group.n < 2) {
+        return 0;
+    }
+    group.compute_all(ctx, few_rows_input::PLAIN, plain_source(group.activations()));
+    return group.last - i;
 }
 
 // ---------------------------------------------------------------- the order of a graph
