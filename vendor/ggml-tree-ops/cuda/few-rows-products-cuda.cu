@@ -260,32 +260,56 @@ static bool is_fused_with_next(const ggml_cgraph * graph, int i) {
     return uses && (next->op == GGML_OP_ADD || next->op == GGML_OP_MUL || next->op == GGML_OP_GLU);
 }
 
-// Whether they are done depends on the operations alone, not on the number of tokens: ggml's allocator keeps one plan for all.
+static constexpr int MAX_DISTANCE = 96; // nodes; results that are made earlier take memory for longer
+
+static bool changes(const ggml_tensor * t, const ggml_tensor * activations) {
+    return memory_of(t) == memory_of(activations) && !computes_nothing(t);
+}
+
+// Moves node `from` up to place `to`.
+static void move_up(ggml_cgraph * graph, int from, int to) {
+    std::rotate(graph->nodes + to, graph->nodes + from, graph->nodes + from + 1);
+}
+
+// Where product `i` can be computed at the earliest: after what makes its activations, if that is near.
+static int earliest_place(const ggml_cgraph * graph, int i) {
+    const ggml_tensor * activations = graph->nodes[i]->src[1];
+    for (int at = i - 1; at >= std::max(0, i - MAX_DISTANCE); at--) {
+        if (graph->nodes[at] == activations) {
+            return at + 1;
+        }
+        if (changes(graph->nodes[at], activations)) {
+            break;
+        }
+    }
+    return i;
+}
+
+// What moves depends on the operations alone, not on the number of tokens: ggml's allocator keeps one plan for all.
 void ggml_cuda_gather_few_rows_products(ggml_cgraph * graph, int device) {
-    static constexpr int MAX_DISTANCE = 96; // results that are made earlier take memory for longer
     for (int i = 0; i < graph->n_nodes; i++) {
         const ggml_tensor * first = graph->nodes[i];
         if (!has_kernel(first, device)) {
             continue;
         }
         const ggml_tensor * activations = first->src[1];
-        int n = 1;
+        int begin = i, n = 1;
+        if (!is_fused_with_next(graph, i)) {
+            begin = earliest_place(graph, i);
+            move_up(graph, i, begin);
+        }
         const int end = std::min(graph->n_nodes, i + MAX_DISTANCE);
-        for (int at = i + 1; at < end && n < MAX_FUSED; at++) {
-            ggml_tensor * t = graph->nodes[at];
-            if (memory_of(t) == memory_of(activations) && !computes_nothing(t)) {
-                break; // it changes them
-            }
-            const bool is_next = at == i + n;
+        for (int at = begin + 1; at < end && n < MAX_FUSED && !changes(graph->nodes[at], activations); at++) {
+            const ggml_tensor * t = graph->nodes[at];
+            const bool is_next = at == begin + n;
             if (t->op != GGML_OP_MUL_MAT || t->src[1] != activations || !has_kernel(t, device) || (!is_next && is_fused_with_next(graph, at))) {
                 continue;
             }
             if (!is_next) {
-                std::move_backward(graph->nodes + i, graph->nodes + at, graph->nodes + at + 1);
-                graph->nodes[i] = t; // before the first, which may be fused with what follows it
+                move_up(graph, at, begin); // before the first, which may be fused with what follows it
             }
             n++;
         }
-        i += n - 1;
+        i = std::max(i, begin + n - 1);
     }
 }
