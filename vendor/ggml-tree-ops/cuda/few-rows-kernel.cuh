@@ -3,10 +3,8 @@
 // Weights are unpacked to f16 on their way to the tensor cores; activations are f16, scaled by a power of two for each token;
 // sums are f32. A thread block has some rows of weights, in tiles of 16. Its warps share these and their columns evenly, in
 // blocks of 256; each has its own weights brought to shared memory, SLOTS tiles ahead, reads the activations by way of the L1
-// cache, and waits for nobody; at the end the block adds up what its warps have. Where thread blocks form clusters, those of a
-// cluster have the same rows, a share of the columns each (so that a multiprocessor reads only these of the activations), and
-// add up what all their warps have. All sums run in an order that depends on the matrix and the GPU alone: a token's result is
-// the same bits whatever is computed with it.
+// cache, and waits for nobody; at the end the block adds up what its warps have. All sums run in an order that depends on the
+// matrix alone: a token's result is the same bits whatever is computed with it.
 #pragma once
 
 #include "few-rows-weights.cuh"
@@ -26,33 +24,6 @@ static __device__ __forceinline__ void few_rows_let_next_kernel_start() {
     cudaTriggerProgrammaticLaunchCompletion();
 #endif
 }
-
-// ---------------------------------------------------------------- clusters
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-static __device__ __forceinline__ int few_rows_cluster_size() { return __clusterSizeInBlocks(); }
-static __device__ __forceinline__ int few_rows_cluster_rank() { return __clusterRelativeBlockRank(); }
-
-// Of the thread block, or of all threads of its cluster.
-static __device__ __forceinline__ void few_rows_sync(int cluster_size) {
-    if (cluster_size == 1) {
-        __syncthreads();
-    } else {
-        __cluster_barrier_arrive();
-        __cluster_barrier_wait();
-    }
-}
-
-// The same place in the shared memory of another thread block of the cluster.
-static __device__ __forceinline__ const float * few_rows_shared_of(const void * at, int rank) {
-    return (const float *) __cluster_map_shared_rank(at, rank);
-}
-#else
-static __device__ __forceinline__ int few_rows_cluster_size() { return 1; }
-static __device__ __forceinline__ int few_rows_cluster_rank() { return 0; }
-static __device__ __forceinline__ void few_rows_sync(int) { __syncthreads(); }
-static __device__ __forceinline__ const float * few_rows_shared_of(const void * at, int) { return (const float *) at; }
-#endif
 
 // ---------------------------------------------------------------- activations
 
@@ -266,7 +237,7 @@ struct few_rows_product {
     const uint4 *   fragments;  // see few_rows_activations
     const float *   unscale;
     int             n_tokens;
-    int             max_tiles;  // of a cluster at once, see few_rows_shape
+    int             max_tiles;  // of a thread block at once, see few_rows_shape
 
     // The matrix that has a tile, and the tile's number in it.
     __device__ __forceinline__ const few_rows_matrix & matrix_of(int & tile) const {
@@ -281,8 +252,6 @@ struct few_rows_product {
         const few_rows_matrix & matrix = matrix_of(tile);
         return matrix.weights + tile*FEW_ROWS_TILE*row_bytes;
     }
-    // The first block of columns of a thread block of a cluster.
-    __device__ __forceinline__ int first_block_of(int rank, int cluster_size) const { return n_blocks*rank/cluster_size; }
 };
 
 // N8: tokens in eights. SLOTS: tiles that a warp has on their way.
@@ -311,11 +280,9 @@ static __global__ void __launch_bounds__(32*WARPS, 1) few_rows_kernel(const few_
     const int row  = lane/4, t = lane % 4; // a thread has the rows `row` and `row + 8` of each tile
     uint8_t * slots = few_rows_shared + warp*ring::BYTES;
 
-    const int cluster_size = few_rows_cluster_size(), rank = few_rows_cluster_rank();
-    const int cluster      = blockIdx.x/cluster_size, n_clusters = gridDim.x/cluster_size;
-    const int first_block  = p.first_block_of(rank, cluster_size), n_blocks = p.first_block_of(rank + 1, cluster_size) - first_block;
-    const int first_tile   = (int64_t) p.n_tiles*cluster/n_clusters, n_tiles = (int64_t) p.n_tiles*(cluster + 1)/n_clusters - first_tile;
-    const int n_passes     = (n_tiles + p.max_tiles - 1)/p.max_tiles;
+    const int n_blocks   = p.n_blocks;
+    const int first_tile = (int64_t) p.n_tiles*blockIdx.x/gridDim.x, n_tiles = (int64_t) p.n_tiles*(blockIdx.x + 1)/gridDim.x - first_tile;
+    const int n_passes   = (n_tiles + p.max_tiles - 1)/p.max_tiles;
 
     few_rows_let_next_kernel_start();
     for (int pass = 0; pass < n_passes; pass++) {
@@ -323,17 +290,17 @@ static __global__ void __launch_bounds__(32*WARPS, 1) few_rows_kernel(const few_
         const int pass_tile = first_tile + n_tiles*pass/n_passes, n_pass_tiles = first_tile + n_tiles*(pass + 1)/n_passes - pass_tile;
         const int n_units = n_pass_tiles*n_blocks;
         const int first   = n_units*warp/WARPS, end = n_units*(warp + 1)/WARPS;
-        int tile = first/n_blocks, block = first % n_blocks; // counted from first_block
+        int tile = first/n_blocks, block = first % n_blocks;
 
         int next_tile = pass_tile + tile, next_block = block, n_to_copy = end - first;
-        const uint8_t * next = n_to_copy > 0 ? p.weights_of(next_tile) + (int64_t) (first_block + next_block)*weights::BYTES : nullptr;
+        const uint8_t * next = n_to_copy > 0 ? p.weights_of(next_tile) + (int64_t) next_block*weights::BYTES : nullptr;
         auto copy_next = [&](int slot) {
             if (n_to_copy > 0) {
                 ring::copy(slots + slot*ring::TILE, next, p.row_bytes, lane);
                 next += weights::BYTES;
                 if (--n_to_copy > 0 && ++next_block == n_blocks) {
                     next_block = 0;
-                    next = p.weights_of(++next_tile) + (int64_t) first_block*weights::BYTES;
+                    next = p.weights_of(++next_tile);
                 }
             }
             ring::copied();
@@ -357,7 +324,7 @@ static __global__ void __launch_bounds__(32*WARPS, 1) few_rows_kernel(const few_
                 }
             }
         };
-        const uint4 * fragments = p.fragments + (int64_t) (first_block + block)*STEP + lane;
+        const uint4 * fragments = p.fragments + (int64_t) block*STEP + lane;
         uint4 ahead[AHEAD][N8]; // the activations of the first parts of the next block of columns
         auto look_ahead = [&] {
 #pragma unroll
@@ -374,7 +341,7 @@ static __global__ void __launch_bounds__(32*WARPS, 1) few_rows_kernel(const few_
         for (int unit = first; unit < end; unit++) {
             ring::wait();
             const uint8_t * row0 = slots + slot*ring::TILE + row*weights::PITCH, * row1 = row0 + 8*weights::PITCH;
-            const int offset0 = ring::offset(row, first_block + block, p.row_bytes), offset1 = ring::offset(row + 8, first_block + block, p.row_bytes);
+            const int offset0 = ring::offset(row, block, p.row_bytes), offset1 = ring::offset(row + 8, block, p.row_bytes);
             const auto scales0 = weights::scales::load(row0, offset0, t), scales1 = weights::scales::load(row1, offset1, t);
             const bool ends = ++block == n_blocks;
 #pragma unroll
@@ -418,29 +385,25 @@ static __global__ void __launch_bounds__(32*WARPS, 1) few_rows_kernel(const few_
         }
 
         // A tile's sums: of the warps whose share ends in it, in the order of the columns, and of the one that went on.
-        few_rows_sync(cluster_size);
-        for (int i = rank*32*WARPS + threadIdx.x; i < n_pass_tiles*p.n_tokens*FEW_ROWS_TILE; i += cluster_size*32*WARPS) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < n_pass_tiles*p.n_tokens*FEW_ROWS_TILE; i += 32*WARPS) {
             const int of_tile = i % FEW_ROWS_TILE, of_pass = i/FEW_ROWS_TILE/p.n_tokens, token = i/FEW_ROWS_TILE % p.n_tokens;
+            const int first_warp = ((of_pass*n_blocks + 1)*WARPS - 1)/n_units, last_warp = ((of_pass + 1)*n_blocks*WARPS - 1)/n_units;
             const int at = token*FEW_ROWS_TILE + of_tile;
             float sum = 0;
-            for (int r = 0; r < cluster_size; r++) {
-                const int blocks_of_r = p.first_block_of(r + 1, cluster_size) - p.first_block_of(r, cluster_size);
-                const int units_of_r  = n_pass_tiles*blocks_of_r, tile_end = (of_pass + 1)*blocks_of_r;
-                const int first_warp  = ((of_pass*blocks_of_r + 1)*WARPS - 1)/units_of_r, last_warp = (tile_end*WARPS - 1)/units_of_r;
-                for (int w = first_warp; w <= last_warp; w++) {
-                    const int end_of_w = units_of_r*(w + 1)/WARPS;
-                    if (end_of_w > tile_end) {
-                        sum += few_rows_shared_of(ended + of_pass*(shape::SUMS/4) + at, r)[0];
-                    } else if (units_of_r*w/WARPS < end_of_w) {
-                        sum += few_rows_shared_of((const float *) (few_rows_shared + w*ring::BYTES) + at, r)[0];
-                    }
+            for (int w = first_warp; w <= last_warp; w++) {
+                const int end_of_w = n_units*(w + 1)/WARPS;
+                if (end_of_w > (of_pass + 1)*n_blocks) {
+                    sum += ended[of_pass*(shape::SUMS/4) + at];
+                } else if (n_units*w/WARPS < end_of_w) {
+                    sum += ((const float *) (few_rows_shared + w*ring::BYTES))[at];
                 }
             }
             int of_matrix = pass_tile + of_pass;
             const few_rows_matrix & matrix = p.matrix_of(of_matrix);
             matrix.result[token*matrix.stride + of_matrix*FEW_ROWS_TILE + of_tile] = sum*p.unscale[token];
         }
-        few_rows_sync(cluster_size); // nobody begins anew, or ends, while another reads its sums
+        __syncthreads();
     }
 #endif
 }

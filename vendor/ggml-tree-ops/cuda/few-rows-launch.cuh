@@ -4,9 +4,6 @@
 #include "few-rows-kernel.cuh"
 #include "ggml-cuda/common.cuh"
 
-#include <algorithm>
-#include <cstdlib>
-
 static constexpr int FEW_ROWS_MAX_TOKENS = 64;
 static constexpr int FEW_ROWS_SLOTS      = 2;
 static constexpr int FEW_ROWS_WARPS      = 12; // a different number is a different order of sums
@@ -35,49 +32,16 @@ FEW_ROWS_EXTERN(GGML_TYPE_IQ4_XS)
 
 #ifdef FEW_ROWS_INSTANCE
 
-// Thread blocks of a cluster, which share the columns. Two even out the rows (5120 are 320 tiles: five for two multiprocessors,
-// or three for some that work alone), and leave each half of the activations for its L1 cache.
-static int few_rows_cluster(const few_rows_product & product) {
-    static const char * wanted = getenv("GGML_CUDA_FEW_ROWS_CLUSTER");
-    const int cc = ggml_cuda_info().devices[ggml_cuda_get_device()].cc;
-    if (cc < GGML_CUDA_CC_HOPPER || product.n_blocks < 4) {
-        return 1;
-    }
-    return wanted ? atoi(wanted) : 2;
-}
-
-template <typename kernel_t> static void few_rows_launch_cluster(
-        kernel_t kernel, int n_thread_blocks, int n_threads, int bytes, int cluster, const few_rows_product & product, cudaStream_t stream) {
-    static const bool overlaps = [] {
-        const char * wanted = getenv("GGML_CUDA_PDL");
-        return wanted == nullptr || atoi(wanted) != 0;
-    }();
-    cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = { (unsigned) cluster, 1, 1 };
-    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim          = dim3(n_thread_blocks);
-    config.blockDim         = dim3(n_threads);
-    config.dynamicSmemBytes = bytes;
-    config.stream           = stream;
-    config.attrs            = attributes;
-    config.numAttrs         = overlaps ? 2 : 1;
-    CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, product));
-}
-
 template <ggml_type type, int N8> static void few_rows_launch_tokens(few_rows_product & product, cudaStream_t stream) {
     using shape = few_rows_shape<type, N8, FEW_ROWS_SLOTS, FEW_ROWS_WARPS>;
     using most  = few_rows_shape<type, FEW_ROWS_MAX_TOKENS/8, FEW_ROWS_SLOTS, FEW_ROWS_WARPS>;
-    static const int MAX_TILES = getenv("GGML_CUDA_FEW_ROWS_TILES") ? atoi(getenv("GGML_CUDA_FEW_ROWS_TILES")) : 24;
+    constexpr int MAX_TILES = 24;
     const auto &  device    = ggml_cuda_info().devices[ggml_cuda_get_device()];
     const int     limit     = (int) std::min<size_t>(device.smpbo, 227*1024);
     // No more tiles at once than with most tokens: the order of the sums depends on it. And no more than a block has: shared
     // memory is taken from the L1 cache, which holds the activations.
-    const int cluster    = few_rows_cluster(product);
-    const int n_clusters = std::min(device.nsm/cluster, product.n_tiles);
-    const int n_tiles    = (product.n_tiles + n_clusters - 1)/n_clusters;
+    const int n_thread_blocks = std::min(device.nsm, product.n_tiles);
+    const int n_tiles = (product.n_tiles + n_thread_blocks - 1)/n_thread_blocks;
     product.max_tiles = std::min({ MAX_TILES, n_tiles, (limit - shape::RINGS)/most::SUMS + 1 });
 
     // One thread block on a multiprocessor, and no more: else blocks of the next product that start early (they copy weights
@@ -87,11 +51,7 @@ template <ggml_type type, int N8> static void few_rows_launch_tokens(few_rows_pr
 
     const auto kernel = few_rows_kernel<type, N8, FEW_ROWS_SLOTS, FEW_ROWS_WARPS>;
     CUDA_SET_SHARED_MEMORY_LIMIT(kernel, limit);
-    if (cluster > 1) {
-        few_rows_launch_cluster(kernel, n_clusters*cluster, 32*FEW_ROWS_WARPS, bytes, cluster, product, stream);
-    } else {
-        ggml_cuda_kernel_launch(kernel, ggml_cuda_kernel_launch_params(dim3(n_clusters), dim3(32*FEW_ROWS_WARPS), bytes, stream), product);
-    }
+    ggml_cuda_kernel_launch(kernel, ggml_cuda_kernel_launch_params(dim3(n_thread_blocks), dim3(32*FEW_ROWS_WARPS), bytes, stream), product);
 }
 
 template <ggml_type type> void few_rows_launch(few_rows_product product, cudaStream_t stream) {

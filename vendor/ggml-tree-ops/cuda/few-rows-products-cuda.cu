@@ -230,13 +230,10 @@ static int fuse_glu(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, 
 }
 
 int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i) {
-    static const bool only_products = getenv("GGML_CUDA_FEW_ROWS_INPUTS") && atoi(getenv("GGML_CUDA_FEW_ROWS_INPUTS")) == 0;
-    const ggml_op op = graph->nodes[i]->op;
-    if (op == GGML_OP_RMS_NORM && !only_products) {
-        return fuse_norm(ctx, graph, i);
-    }
-    if (op == GGML_OP_GLU && !only_products) {
-        return fuse_glu(ctx, graph, i);
+    switch (graph->nodes[i]->op) {
+        case GGML_OP_RMS_NORM: return fuse_norm(ctx, graph, i);
+        case GGML_OP_GLU:      return fuse_glu(ctx, graph, i);
+        default:               break;
     }
     product_group group(graph, i);
     if (group.n < 2) {

@@ -221,8 +221,7 @@ static floats gated(const floats & gate, const floats & up) {
 
 struct size { int64_t columns, rows; };
 
-// One tile, a tile less or more than an H100 has multiprocessors, passes over many tiles, by one multiprocessor and by two
-// (from 1024 columns on), and those of models.
+// One tile, a tile less or more than an H100 has multiprocessors, passes over many tiles, and those of models.
 static const std::vector<size> SIZES = {
     { 256, 16 }, { 512, 48 }, { 768, 2096 }, { 1280, 2128 }, { 256, 53248 }, { 1280, 30000 }, { 1024, 16 }, { 5120, 1024 }, { 17408, 512 }
 };
