@@ -21,6 +21,7 @@ from .stats import PHASES, DraftTree, SpeculativeStats
 PathLike = Union[str, "os.PathLike[str]"]
 
 MODES = {"tree": 0, "chain": 1}
+WHOLE_ROW, ARGMAX, TOP_K = 0, 1, 2  # llama_dflash_choice
 
 DONE, NO_ROOM, ABORTED = 0, 1, 2  # what a round returns
 
@@ -82,13 +83,14 @@ _SIGNATURES = {
     "misfits": (ctypes.c_char_p, [_bytes_p, _bytes_p]),
     "injected_at_once": (_int, []),
     "no_abort": (None, [ctypes.c_bool]),
+    "sample_from_top": (_int, [_sampler_p, _floats_p, _int]),
     "sample": (_int, [_sampler_p, _context_p, _int]),
     "uses_trees": (ctypes.c_bool, [_engine_p]),
     "target_decoded": (None, [_engine_p]),
     "observe": (_int, [_engine_p, _int, _int, _tokens_p, _int, _int, _int]),
     "truncate": (_int, [_engine_p, _int, _int]),
     "round": (_int, [_engine_p, ctypes.POINTER(_Request), _int, ctypes.POINTER(_Result)]),
-    "next": (_int, [_engine_p, _int, _sampler_p, ctypes.c_bool, ctypes.POINTER(_Token)]),
+    "next": (_int, [_engine_p, _int, _sampler_p, ctypes.c_int, ctypes.POINTER(_Token)]),
     "settle": (_int, [_engine_p, _int]),
     "news": (ctypes.c_char_p, [_engine_p]),
     "set_abort_callback": (None, [_engine_p, llama_cpp.ggml_abort_callback, ctypes.c_void_p]),
@@ -298,17 +300,17 @@ class Engine:
         self._tell_news()
         return status, [_tree(result) for result in results] if status == DONE else []
 
-    def next(self, sampler: llama_cpp.llama_sampler_p, greedy: bool, tree: DraftTree, *, lane: int = 0) -> Tuple[int, bool]:
+    def next(self, sampler: llama_cpp.llama_sampler_p, choice: int, tree: DraftTree, *, lane: int = 0) -> Tuple[int, bool]:
         """Samples the next token of the lane's round whose tree is given, and writes it down there.
 
         Args:
-            greedy: The sampler is a plain argmax.
+            choice: What the sampler has to see of a row of logits: WHOLE_ROW, ARGMAX or TOP_K.
 
         Returns:
             The token, and whether the round goes on.
         """
         sampled = _Token()
-        self._check(self._c.next(self._engine, lane, sampler, greedy, ctypes.byref(sampled)))
+        self._check(self._c.next(self._engine, lane, sampler, choice, ctypes.byref(sampled)))
         tree.sampled.append(sampled.token)
         if sampled.child >= 0:
             tree.path.append(sampled.child)
@@ -325,7 +327,7 @@ class Engine:
     ) -> Tuple[int, Optional[DraftTree]]:
         """A whole round of lane 0, for tests and tools."""
         status, tree = self.start(root, n_past, n_max)
-        while tree is not None and self.next(sampler, greedy, tree)[1]:
+        while tree is not None and self.next(sampler, ARGMAX if greedy else WHOLE_ROW, tree)[1]:
             pass
         return status, tree
 

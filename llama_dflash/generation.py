@@ -103,7 +103,7 @@ class Conversation:
             RuntimeError: If sampling failed.
         """
         walk = self.walk
-        token, goes_on = walk.engine.next(sampler.sampler, sampler.is_argmax, walk.tree)
+        token, goes_on = walk.engine.next(sampler.sampler, sampler.choice, walk.tree)
         if not goes_on:
             self.walk = None
             self.memory.grown(walk.n_past, walk.n_past + len(walk.tree.sampled))

@@ -28,7 +28,7 @@ from .generation import Conversation, Generation
 from .grammars import check_grammar
 from .memory import Memory
 from .messages import plain_messages
-from .samplers import Processors, Sampler, is_argmax
+from .samplers import Processors, Sampler, choice_of
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns
 
@@ -359,12 +359,12 @@ class Llama(llama_cpp.Llama):
 
     def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
         """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says
-        whether it is an argmax, which the engine may then take itself."""
+        how much of a row of logits it has to see."""
         settings = inspect.signature(super()._init_sampler).bind(*args, **kwargs).arguments
         check_grammar(settings.get("grammar"), self._model.vocab)
         processors = self._processors.wrapped(logits_processor)
         sampler = super()._init_sampler(*args, logits_processor=processors, **kwargs)
-        sampler.__class__, sampler.is_argmax = Sampler, processors is None and is_argmax(settings)
+        sampler.__class__, sampler.choice = Sampler, choice_of(settings, processors is not None)
         return sampler
 
     # ---------------------------------------------------------------- generating

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -10,26 +10,43 @@ from llama_cpp import LogitsProcessorList
 from llama_cpp import _internals as internals
 
 from . import _engine
+from ._engine import ARGMAX, TOP_K, WHOLE_ROW
 from .grammars import raise_grammar_error
 
 
 class Sampler(internals.LlamaSampler):
     """The stock sampler; one that fails raises RuntimeError. (A C++ exception would end the process.)"""
 
-    is_argmax: bool = False  # the engine may take the largest logit itself
+    choice: int = WHOLE_ROW  # what it has to see of a row of logits
 
     def sample(self, ctx: internals.LlamaContext, idx: int = -1) -> int:
         return _engine.sample(self.sampler, ctx.ctx, idx)
 
 
-def is_argmax(settings: Dict[str, Any]) -> bool:
-    """True if a sampler of these settings, and without logits processors, takes the largest logit."""
-    unpenalised = (
-        settings.get("repeat_penalty", 1.0) == 1.0
-        and settings.get("frequency_penalty", 0.0) == 0.0
-        and settings.get("presence_penalty", 0.0) == 0.0
-    )
-    return settings.get("temp", 0.8) == 0.0 and unpenalised and settings.get("grammar") is None
+MOST_KEPT = 100  # by a top-k: of the 128 entries that the engine fetches some must be left where penalties move others down
+
+
+def choice_of(settings: Mapping[str, Any], has_processors: bool) -> int:
+    """How much of a row of logits the stock sampler of these settings has to see: what it need not see stays on the GPU.
+
+    Args:
+        settings: Arguments of Llama._init_sampler; those left out are its defaults.
+
+    Returns:
+        ARGMAX if it takes the largest logit; TOP_K if it is a chain that begins with a top-k and nothing before this raises a
+        logit; else WHOLE_ROW.
+    """
+    repeat = settings.get("repeat_penalty", 1.0)
+    frequency, presence = settings.get("frequency_penalty", 0.0), settings.get("presence_penalty", 0.0)
+    temperature = settings.get("temp", 0.8)
+    if has_processors:
+        return WHOLE_ROW
+    if temperature == 0.0:
+        plain = (repeat, frequency, presence) == (1.0, 0.0, 0.0) and settings.get("grammar") is None
+        return ARGMAX if plain else WHOLE_ROW
+    keeps_best = temperature > 0.0 and settings.get("mirostat_mode", 0) == 0 and 0 < settings.get("top_k", 40) <= MOST_KEPT
+    only_lowers = repeat >= 1.0 and frequency >= 0.0 and presence >= 0.0
+    return TOP_K if keeps_best and only_lowers else WHOLE_ROW
 
 
 class Processors:

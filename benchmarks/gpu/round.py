@@ -17,7 +17,7 @@ import llama_cpp
 import results
 from forwards import Plan, measure, measure_commit
 from memory import Gpu, MemoryLog
-from rounds import Draft, Speculation, summary
+from rounds import SAMPLERS, Draft, Speculation, summary
 from target import Settings, Target, log_above_debug, saved_state
 
 LONG = 8192  # tokens of a context to which a few hundred more make no difference
@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--budgets", type=integers, default=[22, 8, 16, 32], help="the first one is what memory is measured with")
     add("--lengths", type=lengths, default=[8.31, 7.67, 7.04, 6.14], help="tokens a round that are accepted: of every "
         'budget the first, of the first budget all; "real": what the target accepts')
+    add("--samplers", action="store_true", help="also rounds of the first budget at temperature, with usual samplers")
     add("--sizes", type=integers, default=[1, 2, 4, 8, 9, 12, 16, 17, 20, 23, 28, 32, 33, 48, 64])
     add("--rounds", type=int, default=40, help="timed, per setting (%(default)s)")
     add("--turns", type=int, default=3, help="through all sizes (%(default)s)")
@@ -73,7 +74,7 @@ def measure_rounds(args: argparse.Namespace, found: dict[str, Any]) -> Speculati
     wanted = drafts(args.budgets, args.lengths)
     log = MemoryLog(Gpu())
     check_device(args.n_gpu_layers)
-    room = len(wanted) * 16 * (args.rounds + 10)
+    room = (len(wanted) + (len(SAMPLERS) if args.samplers else 0)) * 16 * (args.rounds + 10)
     settings = Settings(n_ctx(args, room), args.kv, args.ubatch, args.threads, args.n_gpu_layers)
     speculation = Speculation(str(args.target), str(args.drafter), settings, wanted[0], verbose=args.verbose)
     log.mark("after loading")
@@ -89,6 +90,11 @@ def measure_rounds(args: argparse.Namespace, found: dict[str, Any]) -> Speculati
     for draft in wanted[1:]:
         speculation.use(draft)
         found["rounds"].append(summary(draft, speculation.rounds(args.rounds)))
+    if args.samplers:
+        speculation.use(wanted[0])
+        found["sampled"] = [
+            {"sampler": name, **summary(wanted[0], speculation.rounds(args.rounds, sampler))} for name, sampler in SAMPLERS.items()
+        ]
     return speculation
 
 

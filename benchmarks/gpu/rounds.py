@@ -1,4 +1,4 @@
-"""Whole rounds of speculation as a user has them: llama_dflash.Llama, temperature 0, acceptance made up."""
+"""Whole rounds of speculation as a user has them: llama_dflash.Llama, acceptance made up."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ from llama_cpp import LlamaState  # after llama_dflash, which says where it come
 from target import KV_TYPES, Settings, random_tokens
 
 WARMUP = 8  # rounds: every graph is captured, every buffer is as large as it gets
+GREEDY = dict(temp=0.0)
+SAMPLERS = {  # usual chains; the last one leaves nothing out
+    "temperature 0.7, top_k 20, top_p 0.8": dict(temp=0.7, top_k=20, top_p=0.8, min_p=0.0),
+    "temperature 0.8, top_k 40, top_p 0.95, min_p 0.05": dict(temp=0.8),
+    "temperature 0.7, top_k 20, repeat_penalty 1.1, presence_penalty 0.5": dict(
+        temp=0.7, top_k=20, repeat_penalty=1.1, presence_penalty=0.5
+    ),
+    "temperature 0.7, top_k 0, top_p 0.95": dict(temp=0.7, top_k=0),
+}
 
 
 @dataclass(frozen=True)
@@ -80,11 +89,11 @@ class Speculation:
         if self._kept is not None:
             self.llm.load_state(self._kept)
 
-    def rounds(self, n_rounds: int) -> list[dict[str, float]]:
-        """Seconds by phase, and tokens, of each round after the warm-up."""
+    def rounds(self, n_rounds: int, sampler: dict[str, Any] = GREEDY) -> list[dict[str, float]]:
+        """Seconds by phase, and tokens, of each round after the warm-up. sampler: settings of Llama.generate()."""
         llm, seen = self.llm, []
         root = random_tokens(self._rng, 1, llm.n_vocab())
-        stream = llm.generate(root, temp=0.0, reset=False)
+        stream = llm.generate(root, reset=False, **sampler)
         with contextlib.closing(stream):
             for _ in stream:
                 if llm.last_tree is not None and not llm.last_tree.drafted(len(llm.last_tree.sampled) - 1):

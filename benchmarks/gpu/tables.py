@@ -67,6 +67,14 @@ def rounds(found: dict[str, Any]) -> str:
     return markdown(HEAD_OF_ROUNDS, rows)
 
 
+def sampled(found: dict[str, Any]) -> str:
+    """Rounds at temperature, beside the first one at temperature 0."""
+    greedy = found["rounds"][0]
+    rows = [[r["sampler"], cell(r["ms"]), cell(ratio(r["ms"], greedy["ms"]), 3), cell(r["phases_ms"]["verify"]),
+             cell(r["phases_ms"]["sample"])] for r in [{"sampler": "temperature 0", **greedy}, *found["sampled"]]]
+    return markdown([f"budget {greedy['budget']}", "ms", "/ temperature 0", "verify", "sample"], rows)
+
+
 def timeline(found: dict[str, Any]) -> str:
     """One round of the first setting, phase after phase."""
     r = found["rounds"][0]
@@ -146,6 +154,8 @@ def page(content: dict[str, Any]) -> str:
     for found in content.get("contexts", {}).values():
         where = found["device"] or "no GPU"
         parts += [f"## {found['context']} tokens of {found['kv']} KV ({where})", context_facts(found), rounds(found), timeline(found)]
+        if "sampled" in found:
+            parts.append(sampled(found))
         if "forwards" in found:
             parts += [forwards(found), bars(found)]
     for section, table in (("llama-server", server), ("contexts", memory)):

@@ -11,6 +11,7 @@
 #include "make-drafter.h"
 #include "model-file.h"
 #include "speculation.h"
+#include "top-sampling.h"
 
 #include <algorithm>
 #include <memory>
@@ -127,6 +128,10 @@ llama_token llama_dflash_sample(llama_sampler * sampler, llama_context * ctx, in
     });
 }
 
+llama_token llama_dflash_sample_from_top(llama_sampler * chain, const float * top, int32_t n_top) {
+    return guarded(-1, [&] { return sample_from_top(chain, top, n_top); });
+}
+
 bool llama_dflash_uses_trees(const llama_dflash * engine) {
     return engine->trees;
 }
@@ -169,9 +174,9 @@ int32_t llama_dflash_round(
     });
 }
 
-int32_t llama_dflash_next(llama_dflash * engine, int32_t lane, llama_sampler * sampler, bool greedy, llama_dflash_token * sampled) {
+int32_t llama_dflash_next(llama_dflash * engine, int32_t lane, llama_sampler * sampler, llama_dflash_choice choice, llama_dflash_token * sampled) {
     return guarded(-1, [&] {
-        const sampled_token next = engine->next(lane, sampler, greedy);
+        const sampled_token next = engine->next(lane, sampler, choice);
         *sampled = { next.token, next.node, engine->lane_of(lane).row(next.node), next.child };
         return 0;
     });

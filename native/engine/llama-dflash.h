@@ -125,6 +125,10 @@ extern "C" {
     // As llama_sampler_sample(). Returns a token, or < 0 if the sampler failed (a grammar that no token satisfies).
     LLAMA_DFLASH_API llama_token llama_dflash_sample(struct llama_sampler * sampler, struct llama_context * ctx, int32_t idx);
 
+    // Samples from a row's n_top largest logits (logits, then token ids as floats) by a chain as LLAMA_DFLASH_CHOICE_TOP_K says.
+    // Returns -1, and no sampler has moved, where they don't decide which token the whole row would give. For tests.
+    LLAMA_DFLASH_API llama_token llama_dflash_sample_from_top(struct llama_sampler * chain, const float * top, int32_t n_top);
+
     // False where the target's memory can't hold a tree: the engine then verifies chains.
     LLAMA_DFLASH_API bool llama_dflash_uses_trees(const struct llama_dflash * engine);
 
@@ -150,11 +154,18 @@ extern "C" {
             struct llama_dflash * engine, const struct llama_dflash_request * requests, int32_t n_lanes,
             struct llama_dflash_result * results);
 
-    // Sample the next token of the lane's round: nothing is ever sampled, and no sampler moves, before it is asked for. `greedy`
-    // says that the sampler is a plain argmax. After the last token (child is -1) what was accepted is in the target's memory,
+    // What a sampler has to see of a row of logits; a promise, which saves fetching the rest of it from a GPU.
+    enum llama_dflash_choice {
+        LLAMA_DFLASH_CHOICE_ROW,    // all of it
+        LLAMA_DFLASH_CHOICE_ARGMAX, // the largest logit: a plain argmax
+        LLAMA_DFLASH_CHOICE_TOP_K,  // it is a chain that begins with a top-k, and nothing before this raises a logit
+    };
+
+    // Sample the next token of the lane's round: nothing is ever sampled, and no sampler moves, before it is asked for. After the
+    // last token (child is -1) what was accepted is in the target's memory,
     // and nothing else of the lane. Returns 0, or < 0 on failure, of the sampler for instance: the round is then as before.
     LLAMA_DFLASH_API int32_t llama_dflash_next(
-            struct llama_dflash * engine, int32_t lane, struct llama_sampler * sampler, bool greedy,
+            struct llama_dflash * engine, int32_t lane, struct llama_sampler * sampler, enum llama_dflash_choice choice,
             struct llama_dflash_token * sampled);
 
     // End the lane's round where it is: the nodes at which tokens were sampled stay in the target's memory, which is then that

@@ -1,6 +1,7 @@
 #include "sampling.h"
 
 #include "llama-tree.h"
+#include "top-sampling.h"
 
 #include <algorithm>
 #include <cmath>
@@ -23,19 +24,30 @@ static llama_token argmax(const float * logits, int32_t n) {
 }
 
 // The token of the largest logit, or something that is no token if every logit is NaN or -inf.
-static llama_token best_at(llama_context * target, int32_t row, int32_t n_vocab) {
+static llama_token best_at(llama_context * target, int32_t row, int32_t n_top, int32_t n_vocab) {
     if (const float * entries = llama_tree_get_top_ith(target, row)) {
-        return (llama_token) entries[1];
+        return (llama_token) entries[n_top];
     }
     return argmax(llama_get_logits_ith(target, row), n_vocab);
 }
 
-llama_token sample_at(llama_context * target, int32_t row, llama_sampler * sampler, bool greedy) {
-    const int32_t     n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
-    const llama_token best    = greedy ? best_at(target, row, n_vocab) : -1;
-    if (best < 0 || best >= n_vocab) { // not greedy, or the sampler has to decide what no best token means
-        return llama_sampler_sample(sampler, target, row);
+static bool is_token(llama_token token, int32_t n_vocab) { return token >= 0 && token < n_vocab; }
+
+llama_token sample_at(llama_context * target, int32_t row, int32_t n_top, llama_sampler * sampler, llama_dflash_choice choice) {
+    const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
+    if (choice == LLAMA_DFLASH_CHOICE_ARGMAX) {
+        const llama_token best = best_at(target, row, n_top, n_vocab);
+        if (is_token(best, n_vocab)) { // else the sampler has to decide what no best token means
+            llama_sampler_accept(sampler, best);
+            return best;
+        }
     }
-    llama_sampler_accept(sampler, best);
-    return best;
+    if (choice == LLAMA_DFLASH_CHOICE_TOP_K && n_top >= TOP_SAMPLING_ENTRIES) {
+        const float *     entries = llama_tree_get_top_ith(target, row);
+        const llama_token token   = entries ? sample_from_top(sampler, entries, n_top) : -1;
+        if (is_token(token, n_vocab)) {
+            return token;
+        }
+    }
+    return llama_sampler_sample(sampler, target, row);
 }

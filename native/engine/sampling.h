@@ -1,7 +1,8 @@
 // The target's own choice at a row of its last decode.
 #pragma once
 
-#include "llama.h"
+#include "llama-dflash.h"
 
-// With the sampler, which then knows of it. greedy: the sampler is a plain argmax, and need not see the whole row.
-llama_token sample_at(llama_context * target, int32_t row, llama_sampler * sampler, bool greedy);
+// With the sampler, which then knows of it. n_top: entries of every row that the decode left as llama_tree_set_top_logits() or,
+// for one, llama_tree_set_top() asks for; 0 where it left whole rows.
+llama_token sample_at(llama_context * target, int32_t row, int32_t n_top, llama_sampler * sampler, llama_dflash_choice choice);

@@ -3,6 +3,7 @@
 #include "speculation.h"
 
 #include "sampling.h"
+#include "top-sampling.h"
 #include "tree/best-nodes.h"
 
 #include "llama-tree.h"
@@ -33,7 +34,8 @@ speculation::speculation(llama_context * target, std::vector<std::unique_ptr<dra
     if (trees && llama_tree_reserve(target, n_nodes, std::min(drafts.max_depth(), n_nodes - 1)) != 0) {
         throw std::runtime_error(llama_tree_last_error());
     }
-    llama_tree_set_top(target, device_outputs ? 1 : 0); // the last: no destructor takes it back if this throws
+    n_wanted = device_outputs ? 1 : 0;
+    fetch(n_wanted); // the last: no destructor takes it back if this throws
 }
 
 speculation::~speculation() {
@@ -62,6 +64,7 @@ round_status speculation::start(const std::vector<round_request> & requests) {
     }
     clock.start();
     begin(requests);
+    fetch(n_wanted);
 
     propose();
     choose();
@@ -75,14 +78,17 @@ round_status speculation::start(const std::vector<round_request> & requests) {
     return status;
 }
 
-sampled_token speculation::next(int32_t id, llama_sampler * sampler, bool greedy) {
+sampled_token speculation::next(int32_t id, llama_sampler * sampler, llama_dflash_choice choice) {
     lane & lane = lane_of(id);
     if (!lane.is_walking()) {
         throw std::logic_error("no round is going on: start one first");
     }
     clock.resume();
+    if (device_outputs && choice == LLAMA_DFLASH_CHOICE_TOP_K) {
+        n_wanted = TOP_SAMPLING_ENTRIES; // and so it stays: a change makes graphs anew, which takes longer than a few more entries
+    }
     const int32_t       node   = lane.enter();
-    const llama_token   token  = choose_at(lane, node, sampler, greedy);
+    const llama_token   token  = choose_at(lane, node, sampler, choice);
     const sampled_token result = lane.sampled(token, is_last(lane, token));
     clock.end_phase(LLAMA_DFLASH_PHASE_SAMPLE);
     if (result.child < 0) {
@@ -162,12 +168,22 @@ void speculation::choose() {
     clock.end_phase(LLAMA_DFLASH_PHASE_BUILD);
 }
 
+// Before the target's next decode: of every row of logits, the n best entries come to the host.
+void speculation::fetch(int32_t n) {
+    if (n > 1) {
+        llama_tree_set_top_logits(target, n);
+    } else {
+        llama_tree_set_top(target, n);
+    }
+    n_top = n;
+}
+
 //
 // accept
 //
 
-llama_token speculation::choose_at(const lane & lane, int32_t node, llama_sampler * sampler, bool greedy) const {
-    const llama_token token = sample_at(target, lane.row(node), sampler, greedy);
+llama_token speculation::choose_at(const lane & lane, int32_t node, llama_sampler * sampler, llama_dflash_choice choice) const {
+    const llama_token token = sample_at(target, lane.row(node), n_top, sampler, choice);
     const bool on_path = synthetic.on() && (int32_t) lane.path.size() < lane.n_max;
     return on_path ? synthetic.accepted_token(lane.tree, node, token) : token;
 }

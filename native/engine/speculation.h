@@ -27,7 +27,7 @@ public:
 
     // The target's own choice at the node where the lane's walk is. The walk goes on as long as the tree holds these choices;
     // at its end what was accepted is in the target's memory, and nothing else of this lane.
-    sampled_token next(int32_t lane, llama_sampler * sampler, bool greedy);
+    sampled_token next(int32_t lane, llama_sampler * sampler, llama_dflash_choice choice);
 
     // Ends the lane's walk where it is, if there is one: the path so far, at least the root, is kept, other nodes go.
     // Returns how many positions of the lane are in memory after its last round.
@@ -66,7 +66,8 @@ private:
     auto_budget & budget();
     bool          is_auto() const { return params.budget == 0; }
     int32_t       room_beside_root(const lane & lane) const;
-    llama_token   choose_at(const lane & lane, int32_t node, llama_sampler * sampler, bool greedy) const;
+    llama_token   choose_at(const lane & lane, int32_t node, llama_sampler * sampler, llama_dflash_choice choice) const;
+    void          fetch(int32_t n);
     bool          is_last(const lane & lane, llama_token token) const;
     void          finish(lane & lane, bool early);
     void          learn();
@@ -76,6 +77,8 @@ private:
     llama_context           * target;
     const llama_dflash_params params;
     const bool                device_outputs;
+    int32_t                   n_top    = 0; // entries of every row of logits that come to the host; 0: whole rows
+    int32_t                   n_wanted = 0; // from the next round on
     std::vector<lane>         lanes;
 
     std::map<size_t, auto_budget> budgets; // by the number of lanes in a round

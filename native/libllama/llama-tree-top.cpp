@@ -9,6 +9,7 @@
 #include "llama-tree.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 
 static ggml_tensor * top_of(const llm_graph_result & res) {
@@ -21,7 +22,7 @@ void llama_top_outputs::build(llm_graph_result & res) const {
     if (n_top == 0 || res.t_logits == nullptr || res.t_logits->ne[1] == 0) {
         return;
     }
-    ggml_tensor * top = ggml_top_logprobs(res.get_ctx(), res.t_logits, n_top);
+    ggml_tensor * top = n_top < 0 ? ggml_top_logits(res.get_ctx(), res.t_logits, -n_top) : ggml_top_logprobs(res.get_ctx(), res.t_logits, n_top);
     ggml_set_name(top, "top_logprobs");
     ggml_set_output(top);
     ggml_build_forward_expand(res.get_gf(), top);
@@ -33,13 +34,13 @@ void llama_top_outputs::forget() {
 }
 
 bool llama_top_outputs::take(const llm_graph_result & res, ggml_backend_sched_t sched, int64_t n_rows) {
-    ggml_tensor * tensor = n_top > 0 && n_rows > 0 ? top_of(res) : nullptr;
+    ggml_tensor * tensor = n_top != 0 && n_rows > 0 ? top_of(res) : nullptr;
     if (tensor == nullptr) {
         return false;
     }
     logits = res.get_logits();
     fetched.assign(n_rows, false);
-    top.resize(2*n_top*n_rows);
+    top.resize(2*std::abs(n_top)*n_rows);
     ggml_backend_tensor_get_async(ggml_backend_sched_get_tensor_backend(sched, tensor), tensor, top.data(), 0, ggml_nbytes(tensor));
     return true;
 }
@@ -59,7 +60,7 @@ void llama_top_outputs::fetch_all(float * rows) {
 }
 
 const float * llama_top_outputs::entries(int64_t i) const {
-    return top.empty() ? nullptr : top.data() + 2*n_top*i;
+    return top.empty() ? nullptr : top.data() + 2*std::abs(n_top)*i;
 }
 
 //
@@ -68,6 +69,10 @@ const float * llama_top_outputs::entries(int64_t i) const {
 
 void llama_tree_set_top(llama_context * ctx, int32_t n_top) {
     ctx->set_top(std::max(0, n_top));
+}
+
+void llama_tree_set_top_logits(llama_context * ctx, int32_t n_top) {
+    ctx->set_top(-std::max(0, n_top));
 }
 
 const float * llama_tree_get_top_ith(llama_context * ctx, int32_t i) {

@@ -11,7 +11,7 @@ class llm_graph_result;
 
 class llama_top_outputs {
 public:
-    int32_t n_top = 0; // entries of every row; 0: whole rows are copied to the host, as upstream does
+    int32_t n_top = 0; // entries of every row: n log-probabilities, or for -n logits; 0: whole rows are copied to the host, as upstream does
 
     // Append the op to a graph that was just built.
     void build(llm_graph_result & res) const;
@@ -27,11 +27,11 @@ public:
     void fetch(int64_t i, float * row);
     void fetch_all(float * rows);
 
-    // Entries of row i: n_top log-probabilities, n_top indices. Null if the last forward left none.
+    // Entries of row i: log-probabilities or logits, then as many indices. Null if the last forward left none.
     const float * entries(int64_t i) const;
 
 private:
     ggml_tensor       * logits = nullptr; // [n_vocab, n_rows]
     std::vector<bool>   fetched;
-    std::vector<float>  top;              // [2*n_top, n_rows]
+    std::vector<float>  top;              // [2*|n_top|, n_rows]
 };

@@ -71,9 +71,12 @@ extern "C" {
     // ubatch gives whole rows.
     LLAMA_API void llama_tree_set_top(struct llama_context * ctx, int32_t n_top);
 
-    // The best entries of the i-th token's row: n_top log-probabilities over the whole vocabulary, the largest first, then
-    // their n_top token ids (as floats; -1, after a log-probability of -inf, where a row has fewer). NULL if the last decode
-    // left whole rows, or none for this token.
+    // The same with the entries' logits in place of their log-probabilities.
+    LLAMA_API void llama_tree_set_top_logits(struct llama_context * ctx, int32_t n_top);
+
+    // The best entries of the i-th token's row: n_top log-probabilities over the whole vocabulary (or logits), the largest
+    // first, then their n_top token ids (as floats; -1, after -inf, where a row has fewer). NULL if the last decode left
+    // whole rows, or none for this token.
     LLAMA_API const float * llama_tree_get_top_ith(struct llama_context * ctx, int32_t i);
 
     // One more drafter of `target` wants the inputs of layer il (or, with false, one less): decodes leave them as long as

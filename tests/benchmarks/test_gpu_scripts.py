@@ -50,7 +50,7 @@ def results(folder):
     """Everything measured once."""
     out, pair = folder / "results.json", ["--target", folder / "target.gguf", "--drafter", folder / "drafter.gguf"]
     short = ["--sizes", "1,9", "--turns", 2, "--rounds", 6, "--budgets", "8,4", "--lengths", "3.5,real"]
-    script("round.py", *pair, *ON_CPU, *short, "--context", 64, "--prefill-without", "--out", out)
+    script("round.py", *pair, *ON_CPU, *short, "--context", 64, "--prefill-without", "--samplers", "--out", out)
     script("round.py", *pair, *ON_CPU, *short, "--context", 2048, "--kv", "q8_0", "--full-window", "--out", out)
     script("chain.py", *pair, *ON_CPU, "--llama-server", folder / "llama-server", "--vocab", 300, "--prompt", 9, "--out", out)
     (folder / "ncu.csv").write_text(NCU)
@@ -70,6 +70,12 @@ def test_rounds_accept_what_was_asked_for(results):
     assert [(r["budget"], r["length_asked"], r["nodes"]) for r in rounds] == [(8, 3.5, 8), (4, 3.5, 4), (8, None, 8)]
     assert all(3 <= r["length"] <= 4 for r in rounds[:2])
     assert all(sum(r["phases_ms"].values()) > 0.5 * r["ms"] > 0 for r in rounds)
+
+
+def test_rounds_at_temperature_are_timed_with_usual_samplers(results):
+    sampled = results["contexts"]["64"]["sampled"]
+    assert len({r["sampler"] for r in sampled}) == len(sampled) == 4
+    assert all((r["budget"], r["length_asked"]) == (8, 3.5) and r["ms"] > 0 for r in sampled)
 
 
 def test_every_size_is_timed_in_every_way(results):

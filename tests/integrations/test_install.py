@@ -32,7 +32,8 @@ assert llama_cpp.llama.Llama in llama_dflash.Llama.__mro__[1:]
 import sys, llama_dflash, llama_cpp
 llama_dflash.install()
 llm = llama_cpp.Llama(sys.argv[1], n_ctx=256, n_threads=1, verbose=False)
-assert llm._init_sampler(temp=0.0, repeat_penalty=1.0).is_argmax
+from llama_dflash import _engine
+assert llm._init_sampler(temp=0.0, repeat_penalty=1.0).choice == _engine.ARGMAX
 wrong = llama_cpp.LlamaGrammar.from_string("root ::= (", verbose=False)
 try:
     llm.create_completion("def f():", max_tokens=4, grammar=wrong)

@@ -8,6 +8,7 @@ import pytest
 CHECKS = [
     "a_token_does_not_depend_on_how_many_there_are",
     "every_count_of_tokens_agrees_with_a_plain_reference",
+    "norms_and_gates_before_products_agree_with_a_plain_reference",
     "products_in_a_row_agree_with_a_plain_reference",
     "what_the_kernel_does_not_take_is_still_right",
 ]

@@ -40,9 +40,18 @@ def test_the_same_tokens_and_the_same_trees(load, any_pair, settings):
             assert_same_draft(*trees)
 
 
-@pytest.mark.parametrize("sampling", [dict(temp=0.8), dict(temp=1.5, top_k=0, top_p=1.0), dict(temp=0.0, repeat_penalty=1.3)], ids=str)
+SAMPLING = [
+    dict(temp=0.8),
+    dict(temp=0.7, top_k=20, top_p=0.8, repeat_penalty=1.1, presence_penalty=0.5),
+    dict(temp=1.5, top_k=0, top_p=1.0),
+    dict(temp=0.0, repeat_penalty=1.3),
+    dict(temp=0.7, mirostat_mode=2),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLING, ids=str)
 def test_the_same_samples(load, pair, sampling):
-    """Samplers that need whole rows get them."""
+    """Samplers that begin with a top-k see the best entries, others get whole rows."""
     texts = []
     for on_device in (True, False):
         llm = load(pair, pair.draft(budget=12, device_outputs=on_device))

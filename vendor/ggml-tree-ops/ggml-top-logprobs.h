@@ -20,11 +20,18 @@ extern "C" {
 // by another process (RPC), where an address means nothing. A backend that doesn't know it leaves it to the CPU.
 GGML_API struct ggml_tensor * ggml_top_logprobs(struct ggml_context * ctx, struct ggml_tensor * logits, int32_t k);
 
-// Was this tensor made by ggml_top_logprobs()?
+// The same with the logits as they are, for sampling: a log-probability is rounded, and would be sampled differently.
+GGML_API struct ggml_tensor * ggml_top_logits(struct ggml_context * ctx, struct ggml_tensor * logits, int32_t k);
+
+// Was this tensor made by one of the two?
 GGML_API bool ggml_is_top_logprobs(const struct ggml_tensor * tensor);
+
+// Are its entries logits, not log-probabilities?
+GGML_API bool ggml_top_entries_are_logits(const struct ggml_tensor * tensor);
 
 // One row on the CPU: logits [n], out [2*k].
 GGML_API void ggml_top_logprobs_row(const float * logits, int64_t n, int32_t k, float * out);
+GGML_API void ggml_top_logits_row(const float * logits, int64_t n, int32_t k, float * out);
 
 // log(sum(exp(logits))) of [n], whose largest is `max`.
 GGML_API double ggml_log_sum_exp(const float * logits, int64_t n, float max);

@@ -86,7 +86,7 @@ static std::vector<entry> largest(const float * logits, int64_t n, int32_t k) {
     return best;
 }
 
-void ggml_top_logprobs_row(const float * logits, int64_t n, int32_t k, float * out) {
+static void write_best(const float * logits, int64_t n, int32_t k, bool as_logits, float * out) {
     std::fill_n(out, k, -INFINITY);
     std::fill_n(out + k, k, -1.0f);
 
@@ -94,9 +94,17 @@ void ggml_top_logprobs_row(const float * logits, int64_t n, int32_t k, float * o
     if (best.empty() || !std::isfinite(best.front().first)) {
         return;
     }
-    const double norm = ggml_log_sum_exp(logits, n, best.front().first);
+    const double norm = as_logits ? 0.0 : ggml_log_sum_exp(logits, n, best.front().first);
     for (size_t i = 0; i < best.size(); ++i) {
         out[i]     = (float) (best[i].first - norm);
         out[k + i] = (float) best[i].second;
     }
+}
+
+void ggml_top_logprobs_row(const float * logits, int64_t n, int32_t k, float * out) {
+    write_best(logits, n, k, false, out);
+}
+
+void ggml_top_logits_row(const float * logits, int64_t n, int32_t k, float * out) {
+    write_best(logits, n, k, true, out);
 }

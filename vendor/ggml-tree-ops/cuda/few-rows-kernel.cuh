@@ -47,40 +47,98 @@ static __device__ __forceinline__ float few_rows_scale(float largest, float & in
 
 static __device__ __forceinline__ uint32_t few_rows_two(float a, float b) { return few_rows_bits(__floats2half2_rn(a, b)); }
 
-static __global__ void __launch_bounds__(1024) few_rows_convert(
-        const float * tokens, int64_t stride, int n_tokens, int n_columns, few_rows_activations out) {
+// Where a token's activations come from.
+struct few_rows_source {
+    const float * x;
+    int64_t       stride;    // between tokens, in floats, as those below
+    const float * factor;    // NORM: [columns], GLU: [tokens][columns]
+    int64_t       factor_stride;
+    float *       result;    // NORM: is written, may be x
+    int64_t       result_stride;
+    float         epsilon;
+};
+
+enum class few_rows_input {
+    PLAIN, // x
+    NORM,  // x/sqrt(mean(x*x) + epsilon)*factor
+    GLU,   // silu(x)*factor
+};
+
+static __device__ __forceinline__ float4 few_rows_map(float4 a, float4 b, float scale, few_rows_input kind) {
+    auto one = [=](float x, float y) { return kind == few_rows_input::NORM ? scale*x*y : x/(1.0f + expf(-x))*y; };
+    return make_float4(one(a.x, b.x), one(a.y, b.y), one(a.z, b.z), one(a.w, b.w));
+}
+
+static __device__ __forceinline__ float few_rows_largest(float4 a) { return fmaxf(fmaxf(fabsf(a.x), fabsf(a.y)), fmaxf(fabsf(a.z), fabsf(a.w))); }
+static __device__ __forceinline__ float few_rows_squares(float4 a) { return a.x*a.x + a.y*a.y + a.z*a.z + a.w*a.w; }
+
+// Of all threads, in an order that depends on their number alone; `of_warps`: [32] in shared memory, one array for each call.
+template <typename F> static __device__ __forceinline__ float few_rows_reduce(float value, float * of_warps, F combine) {
+    for (int offset = 16; offset > 0; offset /= 2) {
+        value = combine(value, __shfl_xor_sync(0xFFFFFFFF, value, offset));
+    }
+    if (threadIdx.x % 32 == 0) {
+        of_warps[threadIdx.x/32] = value;
+    }
+    __syncthreads();
+    value = threadIdx.x % 32 < blockDim.x/32 ? of_warps[threadIdx.x % 32] : 0;
+    for (int offset = 16; offset > 0; offset /= 2) {
+        value = combine(value, __shfl_xor_sync(0xFFFFFFFF, value, offset));
+    }
+    return value;
+}
+
+// A thread has items of eight columns: four, and the four 32 columns on.
+template <few_rows_input kind> static __global__ void __launch_bounds__(1024) few_rows_convert(
+        const few_rows_source source, int n_tokens, int n_columns, few_rows_activations out) {
     constexpr int MAX_ITEMS = FEW_ROWS_MAX_COLUMNS/(8*1024);
     const int token   = blockIdx.x;
     const int n_items = token < n_tokens ? n_columns/8 : 0;
-    __shared__ float largest_of_warp[32];
+    __shared__ float of_warps[2][32];
+    auto column = [](int i) { return (i >> 5)*256 + ((i >> 3) & 3)*64 + (i & 7)*4; };
 
     few_rows_let_next_kernel_start();
     few_rows_wait_for_previous_kernel();
     float4 low[MAX_ITEMS], high[MAX_ITEMS];
-    float  largest = 0;
+    float  squares = 0;
 #pragma unroll
     for (int k = 0; k < MAX_ITEMS; k++) {
         const int i = threadIdx.x + k*blockDim.x;
         low[k] = high[k] = make_float4(0, 0, 0, 0);
         if (i < n_items) {
-            const float4 * from = (const float4 *) (tokens + token*stride + (i >> 5)*256 + ((i >> 3) & 3)*64 + (i & 7)*4);
+            const float4 * from = (const float4 *) (source.x + token*source.stride + column(i));
             low[k]  = from[0];
             high[k] = from[8];
-            largest = fmaxf(largest, fmaxf(fmaxf(fabsf(low[k].x), fabsf(low[k].y)), fmaxf(fabsf(low[k].z), fabsf(low[k].w))));
-            largest = fmaxf(largest, fmaxf(fmaxf(fabsf(high[k].x), fabsf(high[k].y)), fmaxf(fabsf(high[k].z), fabsf(high[k].w))));
+            squares += few_rows_squares(low[k]) + few_rows_squares(high[k]);
         }
     }
-    for (int offset = 16; offset > 0; offset /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFF, largest, offset));
+    if (kind != few_rows_input::PLAIN) {
+        float scale = 1;
+        if (kind == few_rows_input::NORM) {
+            squares = few_rows_reduce(squares, of_warps[1], [](float a, float b) { return a + b; });
+            scale   = rsqrtf(squares/n_columns + source.epsilon);
+        }
+#pragma unroll
+        for (int k = 0; k < MAX_ITEMS; k++) {
+            const int i = threadIdx.x + k*blockDim.x;
+            if (i < n_items) {
+                const float4 * factor = (const float4 *) (source.factor + token*source.factor_stride + column(i));
+                low[k]  = few_rows_map(low[k],  factor[0], scale, kind);
+                high[k] = few_rows_map(high[k], factor[8], scale, kind);
+                if (kind == few_rows_input::NORM) {
+                    float4 * to = (float4 *) (source.result + token*source.result_stride + column(i));
+                    to[0] = low[k];
+                    to[8] = high[k];
+                }
+            }
+        }
     }
-    if (threadIdx.x % 32 == 0) {
-        largest_of_warp[threadIdx.x/32] = largest;
+    float largest = 0;
+#pragma unroll
+    for (int k = 0; k < MAX_ITEMS; k++) {
+        largest = fmaxf(largest, fmaxf(few_rows_largest(low[k]), few_rows_largest(high[k])));
     }
-    __syncthreads();
-    largest = threadIdx.x % 32 < blockDim.x/32 ? largest_of_warp[threadIdx.x % 32] : 0;
-    for (int offset = 16; offset > 0; offset /= 2) {
-        largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFF, largest, offset));
-    }
+    largest = few_rows_reduce(largest, of_warps[0], [](float a, float b) { return fmaxf(a, b); });
     float inverse;
     const float scale = few_rows_scale(largest, inverse);
     if (threadIdx.x == 0) {

@@ -9,11 +9,17 @@
 
 #if defined(GGML_USE_HIP) || defined(GGML_USE_MUSA)
 static inline bool ggml_cuda_few_rows_product(ggml_backend_cuda_context &, const ggml_tensor *, const ggml_tensor *, ggml_tensor *) { return false; }
+static inline void ggml_cuda_gather_few_rows_products(ggml_cgraph *, int) {}
 #else
 // Computes a GGML_OP_MUL_MAT, or returns false: nothing was started.
 bool ggml_cuda_few_rows_product(ggml_backend_cuda_context & ctx, const ggml_tensor * src0, const ggml_tensor * src1, ggml_tensor * dst);
 
-// Computes node `i` of a graph and those after it that are such products of the same activations, where they are two or more,
-// with one conversion of the activations. Returns how many nodes to skip; 0: nothing was started.
+// Computes node `i` of a graph and those after it that are such products of the same activations, where they are two or more, or
+// where node `i` is the norm (and its weights) or the SwiGLU that makes the activations: these are then converted as they are made.
+// Returns how many nodes to skip; 0: nothing was started.
 int ggml_cuda_fuse_few_rows_products(ggml_backend_cuda_context & ctx, const ggml_cgraph * graph, int i);
+
+// Before a graph gets its memory: moves products with the same activations (q, k and v; the inputs of a recurrent layer) up to
+// the first of them, so that they are fused.
+void ggml_cuda_gather_few_rows_products(ggml_cgraph * graph, int device);
 #endif

@@ -162,7 +162,7 @@ static __global__ void __launch_bounds__(THREADS) best_of_keys(const uint64_t * 
 
 // in: [n_keys, rows], n_keys <= PIECE; sums: [n_sums, rows]; out: [2*k, rows]
 static __global__ void __launch_bounds__(THREADS) write_best(
-        const uint64_t * in, int64_t n_keys, int k, const partial_sum * sums, int64_t n_sums, float * out) {
+        const uint64_t * in, int64_t n_keys, int k, const partial_sum * sums, int64_t n_sums, bool as_logits, float * out) {
     __shared__ uint64_t    keys[PIECE];
     __shared__ partial_sum shared[THREADS];
 
@@ -171,7 +171,7 @@ static __global__ void __launch_bounds__(THREADS) write_best(
         mine = add(mine, sums[blockIdx.y*n_sums + i]);
     }
     const partial_sum total = sum_over_block(mine, shared);
-    const float       norm  = total.max + logf(total.sum);
+    const float       norm  = as_logits ? 0.0f : total.max + logf(total.sum);
 
     load_keys(in, n_keys, keys);
     select_best(keys, k);
@@ -222,6 +222,6 @@ void ggml_cuda_op_top_logprobs(ggml_backend_cuda_context & ctx, ggml_tensor * ds
         CUDA_CHECK(cudaGetLastError());
         std::swap(in, out);
     }
-    write_best<<<dim3(1, n_rows), THREADS, 0, stream>>>(in, n_keys, k, sums.get(), n_sums, (float *) dst->data);
+    write_best<<<dim3(1, n_rows), THREADS, 0, stream>>>(in, n_keys, k, sums.get(), n_sums, ggml_top_entries_are_logits(dst), (float *) dst->data);
     CUDA_CHECK(cudaGetLastError());
 }

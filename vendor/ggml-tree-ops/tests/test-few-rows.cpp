@@ -155,12 +155,76 @@ static void expect_error_below(double limit, const matrix & m, const floats & x,
     require(e < limit, m.name() + ", " + std::to_string(found.size()/m.rows) + " tokens: error " + text);
 }
 
+// Results of two matrices by what a norm with weights makes of x, or a SwiGLU of gates x and `factor`, or by x: [which][n][rows].
+enum class input { NORM, GLU };
+
+static constexpr float EPSILON = 1e-6f;
+
+static std::vector<floats> products_of(input kind, const std::vector<const matrix *> & matrices, const floats & x, const floats & factor, int n) {
+    const int64_t columns = matrices[0]->columns;
+    ggml_context * context = ggml_init({ 32*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true });
+    ggml_tensor *  tokens  = ggml_new_tensor_2d(context, GGML_TYPE_F32, columns, n);
+    ggml_tensor *  other   = kind == input::NORM ? ggml_new_tensor_1d(context, GGML_TYPE_F32, columns) : ggml_new_tensor_2d(context, GGML_TYPE_F32, columns, n);
+    ggml_tensor *  made    = kind == input::NORM ? ggml_mul(context, ggml_rms_norm(context, tokens, EPSILON), other) : ggml_swiglu_split(context, tokens, other);
+    ggml_cgraph *  graph   = ggml_new_graph(context);
+    std::vector<ggml_tensor *> weights, results;
+    for (const matrix * m : matrices) {
+        weights.push_back(ggml_new_tensor_2d(context, m->type, m->columns, m->rows));
+        results.push_back(ggml_mul_mat(context, weights.back(), made));
+        ggml_build_forward_expand(graph, results.back());
+    }
+    ggml_backend_buffer_t buffer = ggml_backend_alloc_ctx_tensors(context, backend);
+    require(buffer != nullptr, "no memory");
+    for (size_t i = 0; i < matrices.size(); i++) {
+        ggml_backend_tensor_set(weights[i], matrices[i]->data.data(), 0, matrices[i]->data.size());
+    }
+    ggml_backend_tensor_set(tokens, x.data(), 0, ggml_nbytes(tokens));
+    ggml_backend_tensor_set(other, factor.data(), 0, ggml_nbytes(other));
+    require(ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS, "the graph was not computed");
+    if (kind == input::NORM) {
+        results.push_back(made); // which others may want
+    }
+    std::vector<floats> found;
+    for (ggml_tensor * result : results) {
+        found.emplace_back(ggml_nelements(result));
+        ggml_backend_tensor_get(result, found.back().data(), 0, ggml_nbytes(result));
+    }
+    ggml_backend_buffer_free(buffer);
+    ggml_free(context);
+    return found;
+}
+
+static floats normed(const floats & x, const floats & weights) {
+    floats y(x.size());
+    const size_t columns = weights.size();
+    for (size_t t = 0; t < x.size()/columns; t++) {
+        double squares = 0;
+        for (size_t i = 0; i < columns; i++) {
+            squares += (double) x[t*columns + i]*x[t*columns + i];
+        }
+        for (size_t i = 0; i < columns; i++) {
+            y[t*columns + i] = (float) (x[t*columns + i]/std::sqrt(squares/columns + EPSILON)*weights[i]);
+        }
+    }
+    return y;
+}
+
+static floats gated(const floats & gate, const floats & up) {
+    floats y(gate.size());
+    for (size_t i = 0; i < gate.size(); i++) {
+        y[i] = (float) (gate[i]/(1 + std::exp(-(double) gate[i]))*up[i]);
+    }
+    return y;
+}
+
 // ---------------------------------------------------------------- checks
 
 struct size { int64_t columns, rows; };
 
 // One tile, a tile less or more than an H100 has multiprocessors, passes over many tiles, and those of models.
-static const std::vector<size> SIZES = { { 256, 16 }, { 512, 48 }, { 768, 2096 }, { 1280, 2128 }, { 256, 53248 }, { 5120, 1024 }, { 17408, 512 } };
+static const std::vector<size> SIZES = {
+    { 256, 16 }, { 512, 48 }, { 768, 2096 }, { 1280, 2128 }, { 256, 53248 }, { 1280, 30000 }, { 1024, 16 }, { 5120, 1024 }, { 17408, 512 }
+};
 
 static void every_count_of_tokens_agrees_with_a_plain_reference() {
     for (ggml_type type : TYPES) {
@@ -211,6 +275,32 @@ static void products_in_a_row_agree_with_a_plain_reference() {
     }
 }
 
+static void norms_and_gates_before_products_agree_with_a_plain_reference() {
+    for (int64_t columns : { 256, 5120, 17408 }) {
+        const matrix a = random_matrix(GGML_TYPE_Q4_K, columns, 48), b = random_matrix(GGML_TYPE_Q6_K, columns, 160);
+        const floats x = random_tokens(columns);
+        floats weights(columns), gates(x.size()), up(x.size());
+        for (float & w : weights) { w = 1 + 0.3f*normal(); }
+        for (float & v : gates)   { v = 2*normal(); }
+        for (float & v : up)      { v = 3*normal(); }
+        const floats by_norm = normed(x, weights), by_gate = gated(gates, up);
+        for (int n : { MIN_TOKENS, 8, 23, 64 }) {
+            const auto found = products_of(input::NORM, { &a, &b }, x, weights, n);
+            expect_error_below(EXACT, a, by_norm, found[0]);
+            expect_error_below(EXACT, b, by_norm, found[1]);
+            for (size_t i = 0; i < found[2].size(); i++) {
+                require(std::fabs(found[2][i] - by_norm[i]) <= 1e-5f*std::fabs(by_norm[i]), "a norm of " + std::to_string(columns) + " columns differs");
+            }
+            const floats one = products_of(input::GLU, { &a }, gates, up, n)[0];
+            expect_error_below(EXACT, a, by_gate, one);
+            const auto all = products_of(input::GLU, { &a }, gates, up, MAX_TOKENS)[0];
+            require(memcmp(one.data(), all.data(), one.size()*sizeof(float)) == 0, "gated tokens depend on how many there are");
+            const auto normed_all = products_of(input::NORM, { &a, &b }, x, weights, MAX_TOKENS)[1];
+            require(memcmp(found[1].data(), normed_all.data(), found[1].size()*sizeof(float)) == 0, "normed tokens depend on how many there are");
+        }
+    }
+}
+
 static void what_the_kernel_does_not_take_is_still_right() {
     const floats x = random_tokens(2560);
     const matrix rows = random_matrix(GGML_TYPE_Q4_K, 2560, 100), columns = random_matrix(GGML_TYPE_Q8_0, 160, 64), type = random_matrix(GGML_TYPE_Q3_K, 2560, 64);
@@ -233,6 +323,7 @@ static const std::map<std::string, std::function<void()>> CHECKS = {
 #define CHECK(name) { #name, name }
     CHECK(a_token_does_not_depend_on_how_many_there_are),
     CHECK(every_count_of_tokens_agrees_with_a_plain_reference),
+    CHECK(norms_and_gates_before_products_agree_with_a_plain_reference),
     CHECK(products_in_a_row_agree_with_a_plain_reference),
     CHECK(what_the_kernel_does_not_take_is_still_right),
 };
