@@ -8,7 +8,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import llama_cpp
 from llama_cpp import _internals as internals
 
-from ._engine import DONE, Engine
+from ._engine import ARGMAX, DONE, Engine
 from .drafts import Draft
 from .stats import DraftTree
 
@@ -101,7 +101,7 @@ class Lanes:
         left = {lane: (stop_after or {}).get(lane, _UNLIMITED) for lane in lanes}
         while walking:
             lane = choose(list(walking))
-            token, goes_on = self.engine.next(self.sampler.sampler, True, walking[lane], lane=lane)
+            token, goes_on = self.engine.next(self.sampler.sampler, ARGMAX, walking[lane], lane=lane)
             self.texts[lane].append(token)
             left[lane] -= 1
             if goes_on and left[lane] <= 0:

@@ -30,7 +30,7 @@ speculation::speculation(llama_context * target, std::vector<std::unique_ptr<dra
     for (int32_t id = 0; id < params.n_lanes; ++id) {
         lanes.emplace_back(id);
     }
-    const int32_t n_nodes = std::min(most_nodes(params) + 1, (int32_t) llama_n_ubatch(target));
+    const int32_t n_nodes = std::min(params.n_lanes*(most_nodes(params) + 1), (int32_t) llama_n_ubatch(target));
     if (trees && llama_tree_reserve(target, n_nodes, std::min(drafts.max_depth(), n_nodes - 1)) != 0) {
         throw std::runtime_error(llama_tree_last_error());
     }
