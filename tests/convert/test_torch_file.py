@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "fixtures" / "torch_file"
 sys.path.append(str(FOLDER))
 
-from make import BFLOAT16, VALUES  # noqa: E402
+from make_torch_files import BFLOAT16, VALUES  # noqa: E402
 
 from llama_dflash.convert.checkpoint import as_float32  # noqa: E402
 from llama_dflash.convert.torch_file import read_torch_file  # noqa: E402
