@@ -69,7 +69,7 @@ def test_rounds_accept_what_was_asked_for(results):
     rounds = results["contexts"]["64"]["rounds"]
     assert [(r["budget"], r["length_asked"], r["nodes"]) for r in rounds] == [(8, 3.5, 8), (4, 3.5, 4), (8, None, 8)]
     assert all(3 <= r["length"] <= 4 for r in rounds[:2])
-    assert all(sum(r["phases_ms"].values()) > 0.5 * r["ms"] > 0 for r in rounds)
+    assert all(sum(r["phases_ms"].values()) > 0.1 * r["ms"] > 0 for r in rounds)  # of medians, on a busy machine too
 
 
 def test_rounds_at_temperature_are_timed_with_usual_samplers(results):
