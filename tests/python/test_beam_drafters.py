@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import subprocess
 import sys
 
@@ -10,8 +11,10 @@ import pytest
 from conftest import SETTINGS
 from drafter_models import make_predictable, target_shape, write_eagle3
 from same_text import assert_same_text
+from test_lanes import prompts_of
 
 from llama_dflash import DFlashDraft, Eagle3Draft, Llama, ModelDraft
+from llama_dflash._lanes import Lanes
 
 PROMPT = list(b"the digits: 0123")
 
@@ -115,6 +118,58 @@ def test_a_dflash_drafter_and_others_together(kept, pair, llama_files):
     assert_same_text(plain, PROMPT, greedy(plain, 80), greedy(llm, 80))
     assert llm.speculative_stats.accepted > 20
     llm.close()
+
+
+# ---------------------------------------------------------------- several lanes
+
+
+@pytest.mark.parametrize("settings", [dict(budget=7), dict(budget=5, mode="chain"), dict(budget="auto")], ids=str)
+def test_the_text_of_every_lane_is_plain_decodings(kept, files, kind, settings):
+    """One forward of the drafter for a depth of all lanes."""
+    plain, prompts = kept(files, logits_all=True), prompts_of(3)
+    lanes = Lanes(files.target, [files.draft(kind, **settings)], 3, unified=True)
+    lanes.begin(prompts)
+    while min(len(text) for text in lanes.texts.values()) < 30:
+        lanes.round(list(prompts))
+    lanes.close()
+    for lane, prompt in prompts.items():
+        assert_same_text(plain, prompt, greedy(plain, 30, prompt), lanes.texts[lane][:30])
+
+
+def test_lanes_that_come_and_go_in_any_order(kept, files, kind):
+    rng = random.Random(1)
+    plain, prompts, fresh = kept(files, logits_all=True), {}, iter(range(100))
+    lanes = Lanes(files.target, [files.draft(kind, budget=6, context=60)], 4, unified=False)
+    for _ in range(25):
+        free = [lane for lane in range(4) if lane not in prompts]
+        if free and (not prompts or rng.random() < 0.3):
+            new = {lane: prompts_of(1, seed=next(fresh))[0] for lane in rng.sample(free, rng.randint(1, len(free)))}
+            lanes.begin(new)
+            prompts.update(new)
+        some = rng.sample(sorted(prompts), rng.randint(1, len(prompts)))
+        lanes.round(some, choose=rng.choice, stop_after={lane: rng.randint(1, 3) for lane in some if rng.random() < 0.3})
+        for lane in [lane for lane in prompts if len(lanes.texts[lane]) > 30 or rng.random() < 0.05]:
+            text, prompt = lanes.end(lane), prompts.pop(lane)
+            assert_same_text(plain, prompt, greedy(plain, len(text), prompt), text)
+    lanes.close()
+
+
+def test_drafts_of_several_lanes_are_those_of_each_alone(files, kind):
+    """Chains, of which all nodes fit into the budget that the lanes share."""
+    prompts, settings = prompts_of(3, seed=5), dict(budget=5, depth=5, mode="chain")
+    together = Lanes(files.target, [files.draft(kind, **settings)], 3)
+    together.begin(prompts)
+    for _ in range(3):
+        n_past = {lane: together.n_past(lane) for lane in prompts}
+        texts = {lane: [*prompt, *together.texts[lane]] for lane, prompt in prompts.items()}
+        trees = together.round([0, 1, 2])
+        for lane, text in texts.items():
+            alone = Lanes(files.target, [files.draft(kind, **settings)], 1)
+            alone.begin({0: text[: n_past[lane]]})
+            alone.texts[0] = [text[n_past[lane]]]
+            assert alone.round([0])[0].tokens == trees[lane].tokens
+            alone.close()
+    together.close()
 
 
 # ---------------------------------------------------------------- what does not fit
