@@ -1,9 +1,9 @@
-"""Acceptance lengths and speed of a target's own MTP layer: its chains, and trees of the same depth; llama.cpp's chains beside them.
+"""Acceptance lengths and speed of a target's own MTP layer: its chains, trees of the same depth, and llama.cpp's chains.
 
     python benchmarks/mtp_lengths.py --prompts HUMANEVAL.jsonl:8 --prompts GSM8K.jsonl:8 [--llama-server PATH]
 
-Without --target it is the tiny Qwen3.5-shaped target with its layer inside. A depth's chain, trees and llama-server's chain take
-turns prompt by prompt. AL: tokens a round, the bonus token included; then tokens a second, of plain decoding without a number.
+Without --target it is the tiny Qwen3.5-shaped target with its layer inside. The ways of a depth take turns prompt by prompt. A
+cell: tokens a round, the bonus token included, and tokens a second.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llama_dflash import Llama, MTPDraft
-from llama_dflash.bench.methods import Generation, LlamaServer, Method, Models, Ours
+from llama_dflash import MTPDraft
+from llama_dflash.bench.methods import LlamaServer, Method, Models, Ours
 from llama_dflash.bench.prompts import read_prompts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,24 +27,14 @@ def joined(folder: str) -> Path:
     return path
 
 
-class OurMTP(Ours):
-    """The bench's way of decoding, with an MTP layer."""
-
-    def __init__(self, models: Models, draft: MTPDraft) -> None:
-        super().__init__(models, Method("plain"))
-        self.llm.close()
-        settings = dict(n_ctx=models.n_ctx, n_threads=models.threads, n_threads_batch=models.threads, flash_attn=True, verbose=False)
-        self.llm = Llama(str(models.target), draft_model=draft, **settings)
-        self._vocab = self.llm._model.vocab
-
-
-def methods(models: Models, depth: int, trees) -> dict:
-    made = {f"chain of {depth}": OurMTP(models, MTPDraft(budget=depth, depth=depth, mode="chain"))}
-    for budget in trees:
-        made[f"tree of {budget}, depth {depth}"] = OurMTP(models, MTPDraft(budget=budget, depth=depth))
-    if models.llama_server:
-        options = ["--spec-type", "draft-mtp", "--spec-draft-n-max", str(depth)]
-        made[f"llama-server, chain of {depth}"] = LlamaServer(models, Method("server-plain"), options)
+def ways(args: argparse.Namespace, target: Path, depth: int) -> dict:
+    models = Models(target, (MTPDraft(depth=depth),), args.threads, 1024, args.llama_server)
+    made = {"plain": Ours(models, Method("plain")), f"chain of {depth}": Ours(models, Method("chain", depth))}
+    for budget in args.trees:
+        made[f"tree of {budget}, depth {depth}"] = Ours(models, Method("tree", budget))
+    if args.llama_server:
+        made["llama-server, plain"] = LlamaServer(models, Method("server-plain"))
+        made[f"llama-server, chain of {depth}"] = LlamaServer(models, Method("server-chain", depth))
     return made
 
 
@@ -55,18 +45,22 @@ def cell(generations) -> str:
     return f"{sum(g.round_tokens for g in generations) / sum(g.rounds for g in generations):.2f}, {speed:.0f}"
 
 
-def measure(ways: dict, sets, max_tokens: int) -> None:
+def texts(prompts) -> list:
+    """Questions as the tiny target knows them."""
+    return [f"Question: {text}\nAnswer:" for text in prompts.texts] if prompts.style == "chat" else prompts.texts
+
+
+def measure(made: dict, sets, max_tokens: int) -> None:
     """Prints a row of every way."""
-    found = {(name, s.name): [] for name in ways for s in sets}
-    tokenizer = next(way for way in ways.values() if isinstance(way, Ours)).llm
+    found = {(name, s.name): [] for name in made for s in sets}
     for s in sets:
-        for text in s.texts:
-            prompt = tokenizer.tokenize(text.encode(), add_bos=False, special=True)
-            for name, way in ways.items():
-                generation: Generation = way.generate(prompt, max_tokens)
+        for text in texts(s):
+            prompt = made["plain"].llm.tokenize(text.encode(), add_bos=False, special=True)
+            for name, way in made.items():
+                generation = way.generate(prompt, max_tokens)
                 if len(generation.tokens) > 4:
                     found[name, s.name].append(generation)
-    for name, way in ways.items():
+    for name, way in made.items():
         way.close()
         print("| " + " | ".join([name, *(cell(found[name, s.name]) for s in sets)]) + " |", flush=True)
 
@@ -81,15 +75,13 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    sets = [read_prompts(spec, "raw", None) for spec in args.prompts]
+    sets = [read_prompts(spec) for spec in args.prompts]
     with tempfile.TemporaryDirectory() as folder:
         target = args.target or joined(folder)
-        models = Models(target, target, args.threads, 1024, args.llama_server)
         print("| " + " | ".join(["", *(s.name for s in sets)]) + " |")
         print("| --- " * (1 + len(sets)) + "|")
-        measure({"plain decoding": Ours(models, Method("plain"))}, sets, args.max_tokens)
         for depth in args.depths:
-            measure(methods(models, depth, args.trees), sets, args.max_tokens)
+            measure(ways(args, target, depth), sets, args.max_tokens)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ examples:
   llama-dflash info target.gguf drafter.gguf --ctx 131072 --type-k q4_0 --type-v q4_0
   llama-dflash info target.gguf drafter.gguf --json
   llama-dflash info target.gguf ngram
+  llama-dflash info target.gguf mtp
 
 No weights are loaded: all of it is in the files' metadata. With a target and a drafter that do not fit, the exit code is 1."""
 
@@ -138,7 +139,7 @@ def _add_info(commands: Any) -> None:
         "say what targets and drafters are, whether they fit, and what memory they need",
         INFO_EPILOG,
     )
-    parser.add_argument("files", metavar="FILE", nargs="+", help="GGUF file of a target or a drafter, or ngram")
+    parser.add_argument("files", metavar="FILE", nargs="+", help="GGUF file of a target or a drafter, or mtp or ngram")
     parser.add_argument(
         "--ctx",
         type=_positive,
@@ -170,7 +171,7 @@ def _info(args: argparse.Namespace) -> int:
     from . import info
 
     settings = info.Settings(args.ctx, args.type_k, args.type_v, args.draft_context)
-    words = [word for word in args.files if word == "ngram" and not os.path.exists(word)]
+    words = [word for word in args.files if word in ("mtp", "ngram") and not os.path.exists(word)]
     facts = info.report([info.Model(file) for file in args.files if file not in words], settings, words)
     print(json.dumps(facts, indent=2) if args.json else info.text(facts))
     return 0 if all(fit["fits"] for fit in facts["fits"]) else 1

@@ -24,7 +24,6 @@ from . import _library
 from .bench.prompts import asker
 from .bench.summary import first_difference
 from .cache_folder import cache_folder
-from .drafts import FileDraft
 from .drafts import parse as drafts_of
 from .llama import Llama
 from .stats import DraftTree
@@ -381,7 +380,7 @@ def load(args: argparse.Namespace) -> Dict[str, Llama]:
     pair = PAIRS[args.pair]
     (draft,) = drafts_of(args.draft_model or find_shipped(pair.drafter))
     target = args.model or find_target(pair)
-    for path in (target, Path(draft.path)) if isinstance(draft, FileDraft) else (target,):
+    for path in (target, Path(draft.file)) if draft.file else (target,):
         if not path.exists():
             raise Missing(f"no such file: {path}")
     if args.model is None and args.type != pair.weights:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import _engine
-from .drafts import CACHE_TYPES, Eagle3Draft
+from .drafts import CACHE_TYPES, Eagle3Draft, MTPDraft
 from .gguf_file import GgufFile
 
 CONTEXT = 8192
@@ -63,12 +63,14 @@ class Model:
 
     @property
     def is_drafter(self) -> bool:
-        return self.file.arch in ("dflash", "eagle3")
+        return self.file.arch in ("dflash", "eagle3") or self.is_mtp_alone
 
     @property
     def kind(self) -> str:
         if not self.is_drafter:
             return "target"
+        if self.is_mtp_alone:
+            return "MTP layer"
         if self.file.arch == "eagle3":
             return "EAGLE-3 head"
         if "selector_hidden.weight" in self.tensors:
@@ -205,7 +207,24 @@ class Model:
         ]
         return [(what, size) for what, size in parts if size]
 
+    @property
+    def n_mtp_layers(self) -> int:
+        return self.number("nextn_predict_layers")
+
+    @property
+    def is_mtp_alone(self) -> bool:
+        """MTP layers in a file of their own: their target's architecture, without its layers."""
+        return self.n_mtp_layers > 0 and 0 not in self._names_by_layer
+
+    def mtp_cache_bytes(self, settings: Settings) -> int:
+        """Of an MTP layer with a beam of the default size."""
+        n_text = min(settings.draft_context, _padded(settings.n_ctx))
+        n_cells = _padded(n_text + 1 + MTPDraft.depth * MTPDraft.width)
+        return self.kv_bytes(self.file.n_layers, n_cells, KV_TYPE, KV_TYPE)
+
     def _drafter_memory(self, settings: Settings) -> List[Tuple[str, int]]:
+        if self.is_mtp_alone:
+            return [("drafter: weights", self.n_bytes), ("drafter: KV cache", self.mtp_cache_bytes(settings))]
         if self.file.arch == "eagle3":
             return self._head_memory(settings)
         block = self.number("block_size", 16)
@@ -239,7 +258,7 @@ class Model:
             "parameters": self.n_parameters,
             "bytes": self.n_bytes,
             "bytes_by_type": self.bytes_by_type(),
-            "layers": file.n_layers,
+            "layers": self.n_mtp_layers if self.is_mtp_alone else file.n_layers,
             "recurrent_layers": sum(self.is_recurrent(layer) for layer in self.layers()),
             "hidden_size": self.number("embedding_length"),
             "heads": self.of_layer("attention.head_count", 0),
@@ -253,7 +272,8 @@ class Model:
             if file.arch == "dflash":
                 facts["block_size"] = file.of_arch("block_size")
                 facts["mask_token"] = file.get("tokenizer.ggml.mask_token_id")
-            facts["target_layers"] = file.of_arch("target_layers", [])
+            if not self.is_mtp_alone:
+                facts["target_layers"] = file.of_arch("target_layers", [])
             facts["doubts"] = doubts(self)
         return facts
 
@@ -261,6 +281,15 @@ class Model:
 def problems(target: Model, drafter: Optional[Model] = None) -> List[str]:
     """Why a drafter, or one without a file, can't draft for a target: sentences, none if the two fit. They are the engine's own."""
     return _engine.misfits(target.file.path, drafter.file.path if drafter else "")
+
+
+def _mtp_problems(target: Model) -> List[str]:
+    if target.n_mtp_layers == 1:
+        return []
+    return [
+        f"it has {target.n_mtp_layers} MTP layers ({target.file.arch}.nextn_predict_layers), expected 1: use a file that was converted with"
+        " its layer, or another drafter"
+    ]
 
 
 def doubts(drafter: Model) -> List[str]:
@@ -302,7 +331,7 @@ def report(models: Sequence[Model], settings: Settings, words: Sequence[str] = (
     Args:
         models: Targets and drafters.
         settings: What memory is asked for.
-        words: Drafters without a file: "ngram".
+        words: Drafters without a file: "mtp", "ngram".
     """
     files = [model.as_dict(settings) for model in models]
     fits = []
@@ -319,9 +348,13 @@ def report(models: Sequence[Model], settings: Settings, words: Sequence[str] = (
             )
     for word in words:
         for target in (m for m in models if not m.is_drafter):
-            found = problems(target)
+            found = [*problems(target), *(_mtp_problems(target) if word == "mtp" else [])]
             fits.append({"target": str(target.file.path), "drafter": word, "fits": not found, "problems": found})
-            files[models.index(target)]["memory"].append({"what": "n-gram index", "bytes": _NGRAM_BYTES * settings.n_ctx})
+            if word == "ngram":
+                part = {"what": "n-gram index", "bytes": _NGRAM_BYTES * settings.n_ctx}
+            else:
+                part = {"what": "MTP layer: KV cache", "bytes": target.mtp_cache_bytes(settings) if not found else 0}
+            files[models.index(target)]["memory"].append(part)
     total = sum(part["bytes"] for file in files for part in file["memory"])
     asked = {
         "context": settings.n_ctx,

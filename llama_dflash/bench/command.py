@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 from .. import info
-from ..drafts import DFlashDraft, Draft, FileDraft, parse
+from ..drafts import DFlashDraft, Draft, parse
 from .measure import TargetBench, Wanted, run_target
 from .methods import Budget, Method, Models
 from .progress import Progress
@@ -181,8 +181,8 @@ def _draft(item: str, target: Path, block: str) -> Draft:
     if isinstance(draft, DFlashDraft):
         draft = dataclasses.replace(draft, block=block)
     ready = draft.ready_for(str(target))
-    if isinstance(ready, FileDraft):
-        problems = info.problems(info.Model(target), info.Model(ready.path))
+    if ready.file:
+        problems = info.problems(info.Model(target), info.Model(ready.file))
         if problems:
             raise ValueError(f"{item} does not fit {target}: {'; '.join(problems)}")
     return ready

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import llama_cpp
 import numpy as np
 
-from ..drafts import DFlashDraft, Draft, FileDraft, NGramDraft
+from ..drafts import DFlashDraft, Draft, MTPDraft, NGramDraft
 from ..llama import Llama
 
 Budget = Union[int, str, None]  # nodes beside the root; "auto"; None where nothing is drafted
@@ -98,15 +98,16 @@ class Models:
             for size, value in zip(sizes, (self.server_match, budget)):
                 options += [f"--spec-{self.server_ngram}-{size}", str(value)]
             return options
-        assert isinstance(draft, DFlashDraft)
-        return ["--spec-type", "draft-dflash", "--spec-draft-model", draft.path, "--spec-draft-n-max", str(budget)]
+        assert isinstance(draft, (DFlashDraft, MTPDraft))
+        options = ["--spec-type", f"draft-{draft.kind}", "--spec-draft-n-max", str(budget)]
+        return [*options, "--spec-draft-model", draft.path] if draft.path else options
 
     def server_can(self) -> bool:
-        return len(self.drafts) == 1 and isinstance(self.drafts[0], (DFlashDraft, NGramDraft))
+        return len(self.drafts) == 1 and isinstance(self.drafts[0], (DFlashDraft, MTPDraft, NGramDraft))
 
     @property
     def drafter_bytes(self) -> int:
-        return sum(Path(draft.path).stat().st_size for draft in self.drafts if isinstance(draft, FileDraft))
+        return sum(Path(draft.file).stat().st_size for draft in self.drafts if draft.file)
 
 
 class Ours:

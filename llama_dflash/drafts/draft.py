@@ -36,6 +36,11 @@ class Draft:
     tuned: Optional[str] = None
     device_outputs: Optional[bool] = None
 
+    @property
+    def file(self) -> Optional[str]:
+        """The path of its file; None for a drafter that has none."""
+        return None
+
     def __post_init__(self) -> None:
         """Checks what is common. A kind checks its own settings, too."""
         if self.budget != "auto":

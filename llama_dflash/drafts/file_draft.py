@@ -49,6 +49,10 @@ class FileDraft(Draft):
                 known = ", ".join(f"{number} ({text})" for number, text in CACHE_TYPES.items())
                 self._refuse(name, f"a ggml type for a cache: {known}, or None")
 
+    @property
+    def file(self) -> Optional[str]:
+        return self.path or None
+
     @classmethod
     def drafts_with(cls, architecture: str) -> bool:
         """True if a GGUF file of this architecture is a drafter of this kind."""

@@ -9,7 +9,7 @@ from typing import List, Literal, Optional, Union
 import llama_cpp.server.settings as upstream
 from pydantic import Field
 
-from ..drafts import Draft, FileDraft, parse
+from ..drafts import Draft, parse
 
 PROMPT_LOOKUP = "prompt-lookup-decoding"
 
@@ -94,8 +94,8 @@ class ModelSettings(upstream.ModelSettings):
         names = [self.draft_model] if os.path.exists(self.draft_model) else self.draft_model.split(",")
         drafters = [parse(name.strip())[0] for name in names]
         for draft in drafters:
-            if isinstance(draft, FileDraft) and not os.path.exists(draft.path):
-                raise ValueError(f"draft_model: no such file: {draft.path}, expected the path of a drafter or {PROMPT_LOOKUP}")
+            if draft.file and not os.path.exists(draft.file):
+                raise ValueError(f"draft_model: no such file: {draft.file}, expected the path of a drafter or {PROMPT_LOOKUP}")
         fields = [{field.name for field in dataclasses.fields(draft)} for draft in drafters]
         given = {name[len("draft_model_") :]: getattr(self, name) for name in self.model_fields_set if name.startswith("draft_model_")}
         for name in given:

@@ -14,7 +14,7 @@ from mtp_models import SHIPPED, NaiveHead, add_random_layer, shipped, split
 from same_text import assert_same_text, measured_tolerance
 
 import llama_cpp
-from llama_dflash import Llama, MTPDraft
+from llama_dflash import Llama, MTPDraft, info
 
 F32 = dict(type_k=0, type_v=0, flash_attn=False)
 PROMPT = list(b"the digits: 0123456789, and so on")
@@ -230,3 +230,15 @@ def test_no_damage_to_a_layers_file_crashes(random_target, tmp_path, arguments):
 def test_a_target_with_a_layer_is_a_target_like_any_other(opened, trained):
     a = greedy(opened(SHIPPED / "tiny-qwen35.gguf"), CODE, 30)
     assert greedy(opened(trained), CODE, 30) == a
+
+
+def test_info_says_what_fits_and_what_memory_the_layer_takes(trained):
+    alone, bare = SHIPPED / "tiny-qwen35-mtp.gguf", SHIPPED / "tiny-qwen35.gguf"
+    facts = info.report([info.Model(trained)], info.Settings(n_ctx=1024), ["mtp"])
+    assert facts["fits"][0]["fits"] and facts["files"][0]["layers"] == 12
+    (cache,) = [part["bytes"] for part in facts["files"][0]["memory"] if part["what"] == "MTP layer: KV cache"]
+    assert cache == 1280 * 2 * 2 * 64 * 2  # cells; K and V of 2 heads of 64 in halves
+    facts = info.report([info.Model(bare), info.Model(alone)], info.Settings(), ["mtp"])
+    alone_fits, word_fits = facts["fits"]
+    assert alone_fits["fits"] and facts["files"][1]["kind"] == "MTP layer"
+    assert "it has 0 MTP layers" in word_fits["problems"][0]
