@@ -143,6 +143,7 @@ BIT_FOR_BIT = [
     *[(arch, unified, False) for arch in ("llama", *HYBRIDS) for unified in (True, False)],
     ("gemma3", True, True),
     ("gemma3", False, True),
+    ("gemma3", False, False),
 ]
 
 
