@@ -515,27 +515,53 @@ struct conv_inputs {
     const float * state(int32_t number) const { return number >= 0 && number < n_states ? states + number*state_size : nullptr; }
 };
 
-// The windows of one node, [d_conv, n_channels]. D_CONV 0: any.
-template <int D_CONV>
+// What one tap reads: the block's channels, `step` floats apart.
+struct tap_inputs {
+    const float * first;
+    int64_t       step;
+
+    tap_inputs(const conv_inputs & from, int32_t tap, const float * state, int64_t channel) {
+        static const float zero = 0.0f;
+        const bool carried = tap < 0;
+        first = !carried ? from.nodes + tap*from.stride + channel : state ? state + channel*from.n_carried + (-1 - tap) : &zero;
+        step  = !carried ? 1 : state ? from.n_carried : 0;
+    }
+};
+
+// Four taps, as all known models have: a window is written at once. STEP 1: all of them are of nodes; 0: any.
+template <int STEP>
+static void gather_four(float * GGML_RESTRICT windows, const tap_inputs * x, int64_t n_channels) {
+    const float * x0 = x[0].first, * x1 = x[1].first, * x2 = x[2].first, * x3 = x[3].first;
+    const int64_t s0 = STEP ? STEP : x[0].step, s1 = STEP ? STEP : x[1].step, s2 = STEP ? STEP : x[2].step, s3 = STEP ? STEP : x[3].step;
+    for (int64_t channel = 0; channel < n_channels; channel++) {
+        windows[4*channel + 0] = x0[channel*s0];
+        windows[4*channel + 1] = x1[channel*s1];
+        windows[4*channel + 2] = x2[channel*s2];
+        windows[4*channel + 3] = x3[channel*s3];
+    }
+}
+
+// The windows of one node, [d_conv, n_channels].
 static void gather_node(float * GGML_RESTRICT windows, const int32_t * taps, int64_t d_conv, const conv_inputs & from, const float * state, const conv_block & block) {
-    const int64_t n_taps = D_CONV ? D_CONV : d_conv;
-    for (int64_t tap = 0; tap < n_taps; tap++) {
-        const bool    carried = taps[tap] < 0;
-        const float * row     = carried ? (state ? state + block.first_channel*from.n_carried + (-1 - taps[tap]) : nullptr) :
-                                          from.nodes + taps[tap]*from.stride + block.first_channel;
-        const int64_t step    = carried ? from.n_carried : 1;
+    const auto inputs_of = [&](int64_t tap) { return tap_inputs(from, taps[tap], state, block.first_channel); };
+    if (d_conv == 4) {
+        const tap_inputs x[] = { inputs_of(0), inputs_of(1), inputs_of(2), inputs_of(3) };
+        const auto gather = taps[0] >= 0 ? gather_four<1> : gather_four<0>; // the first one is the farthest back
+        return gather(windows, x, block.n_channels);
+    }
+    for (int64_t tap = 0; tap < d_conv; tap++) {
+        const tap_inputs x = inputs_of(tap);
         for (int64_t channel = 0; channel < block.n_channels; channel++) {
-            windows[channel*n_taps + tap] = row ? row[channel*step] : 0.0f;
+            windows[channel*d_conv + tap] = x.first[channel*x.step];
         }
     }
 }
 
 // windows [d_conv, n_channels, n_nodes]
 static void gather_windows(const ssm_conv_tree_scratch & work, const conv_inputs & from, int64_t d_conv, const conv_block & block) {
-    const auto gather = d_conv == 4 ? gather_node<4> : gather_node<0>; // all known models have 4
     for (int64_t i = 0; i < block.n_nodes; i++) {
         const int64_t node = block.first_node + i;
-        gather(work.windows + i*block.n_channels*d_conv, work.taps + node*d_conv, d_conv, from, from.state(work.states[node]), block);
+        gather_node(work.windows + i*block.n_channels*d_conv, work.taps + node*d_conv, d_conv, from, from.state(work.states[node]), block);
     }
 }
 
