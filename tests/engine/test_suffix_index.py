@@ -203,6 +203,7 @@ def test_a_long_text_takes_the_memory_that_the_header_says(index, period):
     n = 100_000
     index("new", 32, 1)
     index("append", *((i % period) * 7919 % 50_021 for i in range(n)))
-    length, count, *_ = json.loads(index.ask("end"))
-    assert (length, count) == ((32, (n - 32) // period + 1) if period < n else (0, 0)[:1] * 2) or period == 100_000
+    if period < n:
+        length, count, *_ = json.loads(index.ask("end"))
+        assert (length, count) == (32, (n - 32) // period + 1)
     assert int(index.ask("bytes")) < 400 * n

@@ -62,7 +62,8 @@ def test_draft_probabilities_are_normalised_over_the_vocabulary(tree):
     assert np.allclose(np.exp(logprobs.astype(np.float64)).sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_a_trees_nodes_are_the_most_probable_ones_with_the_drafters_own_probabilities(tree):
+def test_a_trees_nodes_are_the_most_probable_ones_with_the_drafters_own_probabilities(kept, pair):
+    tree = kept(pair, pair.draft(budget=12, calibrated=False))
     tree.eval(PROMPT)
     expected = tree._engine.logprobs(48, len(PROMPT), 12, tree._n_vocab)
     sampler = internals.LlamaSampler()
