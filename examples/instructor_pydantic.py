@@ -21,7 +21,7 @@ class Sum(BaseModel):
 llm = Llama(TARGET, draft_model=DRAFTER, n_ctx=1024, verbose=False)
 create = instructor.patch(create=llm.create_chat_completion_openai_v1, mode=instructor.Mode.TOOLS)
 
-request = dict(messages=[{"role": "user", "content": "Add 3 and 4."}], temperature=0.0, max_tokens=64)
+request = dict(messages=[{"role": "user", "content": "Add 13 and 24."}], temperature=0.0, max_tokens=64)
 print(repr(create(response_model=Sum, **request)))
 for part in create(response_model=instructor.Partial[Sum], stream=True, **request):
     print("so far:", repr(part))

@@ -27,6 +27,10 @@ _F32 = 4  # bytes; recurrent states are kept in it
 
 _NOT_COUNTED = "llama.cpp's compute buffers, which it sizes when a model is loaded, by n_ubatch and the vocabulary above all"
 _NOT_COUNTED_OF_DRAFTERS = "of a drafter on a GPU, the features that wait there (n_batch + 512 positions of every layer it reads)"
+_NOT_COUNTED_OF_TIED_HEADS = (
+    "on a CPU, a second copy of token embeddings that are the output head too, in the form that products read (none with"
+    " GGML_CPU_ROWS=0)"
+)
 _NOT_COUNTED_OF_HYBRIDS = (
     "of a hybrid, what a verification keeps of its nodes, and checkpoints (host memory, up to checkpoint_bytes)"
 )
@@ -363,6 +367,8 @@ def report(models: Sequence[Model], settings: Settings, words: Sequence[str] = (
         "draft_context": settings.draft_context,
     }
     uncounted = [_NOT_COUNTED]
+    if any("output.weight" not in model.tensors for model in models if not model.is_drafter):
+        uncounted.append(_NOT_COUNTED_OF_TIED_HEADS)
     if any(model.is_drafter for model in models):
         uncounted.append(_NOT_COUNTED_OF_DRAFTERS)
     if any(model.recurrent_bytes() for model in models):
