@@ -9,6 +9,7 @@
 #include "llama-tree.h"
 
 #include <algorithm>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -101,7 +102,6 @@ int32_t speculation::settle(int32_t id) {
     lane & lane = lane_of(id);
     if (lane.is_walking()) {
         clock.resume();
-        lane.stop();
         finish(lane, true);
     }
     return lane.n_after();
@@ -197,12 +197,15 @@ bool speculation::is_last(const lane & lane, llama_token token) const {
 //
 
 void speculation::finish(lane & lane, bool early) {
-    const std::vector<llama_token> tokens = lane.path_tokens();
-    const std::vector<int32_t>     rows   = lane.path_rows();
-    drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0, true });
     n_walking -= 1;
     cut_short  = cut_short || early;
     try {
+        if (early) {
+            lane.stop();
+        }
+        const std::vector<llama_token> tokens = lane.path_tokens();
+        const std::vector<int32_t>     rows   = lane.path_rows();
+        drafts.observe({ lane.id, lane.n_past, tokens.data(), rows.data(), (int32_t) rows.size(), 0, true });
         commit(target, lane);
     } catch (const std::exception &) { // no tree stays pending
         abandon(target, lane);
@@ -210,14 +213,21 @@ void speculation::finish(lane & lane, bool early) {
     }
     clock.end_phase(LLAMA_DFLASH_PHASE_COMMIT);
     add_counts(lane, stats[lane.id]);
+    try {
+        learn(lane);
+    } catch (const std::bad_alloc &) { // it is of no use to anybody that would be worth an error
+    }
+}
+
+void speculation::learn(const lane & lane) {
     drafts.learn(lane);
     if (n_walking == 0) {
-        learn();
+        learn_of_round();
     }
 }
 
 // What an early end would have accepted is unknown, so that nothing can be learned from it about drafts.
-void speculation::learn() {
+void speculation::learn_of_round() {
     const double verify_seconds = clock.seconds[LLAMA_DFLASH_PHASE_VERIFY];
     std::vector<draft_tree *> verified;
     int32_t n_tokens = 0;

@@ -70,7 +70,8 @@ private:
     void          fetch(int32_t n);
     bool          is_last(const lane & lane, llama_token token) const;
     void          finish(lane & lane, bool early);
-    void          learn();
+    void          learn(const lane & lane);
+    void          learn_of_round();
     void          add_counts(const lane & lane, llama_dflash_stats & sum) const;
     void          add_seconds(llama_dflash_stats & sum) const;
 
