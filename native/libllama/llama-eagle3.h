@@ -1,4 +1,4 @@
-// What an EAGLE-3 head computes beyond upstream's graph: the hooks of patch 0033 call these.
+// What an EAGLE-3 head computes beyond upstream's graph: the hooks of patch 0029 call these.
 //
 // The graph pairs the token at position p + 1 with a hidden state of position p: fused features of the target, or, for a
 // drafted token, what the head itself left at its parent.
