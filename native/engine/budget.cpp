@@ -216,6 +216,7 @@ bool auto_budget::costs_nothing(double draft_seconds) const {
 
 int32_t auto_budget::choose(const std::vector<draft_tree *> & trees, double draft_seconds, drafter_set set) {
     last_set           = set;
+    last_lanes         = (int32_t) trees.size();
     last_draft_seconds = draft_seconds;
     last_choice        = best_size(trees, draft_seconds);
     if (costs_nothing(draft_seconds) && last_choice.rate*plain.get() < worthwhile_free*trees.size()) {
@@ -291,7 +292,9 @@ std::string auto_budget::explain() const {
     if (plain.samples() < first_plain) {
         return "Nothing was measured yet: the first rounds are plain, to learn what a token alone takes. Drafts come after them.";
     }
-    std::string res = "A token alone takes " + milliseconds(plain.get());
+    const std::string alone = last_lanes == 1 ? "A token alone takes " :
+            "A token alone for each of " + std::to_string(last_lanes) + " conversations takes ";
+    std::string res = alone + milliseconds(plain.get());
     const auto found = trials.find(last_set);
     if (last_set == 0 || found == trials.end()) {
         return res + ". No drafter has had anything to propose yet.";
@@ -299,9 +302,9 @@ std::string auto_budget::explain() const {
     const trial & trial = found->second;
     char brings[32];
     snprintf(brings, sizeof(brings), "%.2g", last_choice.tokens);
-    const double seconds = last_draft_seconds + verify.estimate(std::max(1, last_choice.n_nodes + 1));
-    res += ", the last tree of " + std::to_string(last_choice.n_nodes) + " draft nodes " + milliseconds(seconds) + " with its draft, and " +
-            brings + " tokens were expected of it. ";
+    const double seconds = last_draft_seconds + verify.estimate(last_lanes + last_choice.n_nodes);
+    res += (last_lanes == 1 ? ", the last tree of " : ", the last trees of ") + std::to_string(last_choice.n_nodes) + " draft nodes " +
+            milliseconds(seconds) + " with the draft, and " + brings + " tokens were expected. ";
     char speed[64];
     snprintf(speed, sizeof(speed), "%.2f times plain decoding", trial.promise.get());
     if (trial.plain_left > 0) {

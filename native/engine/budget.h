@@ -130,6 +130,7 @@ private:
 
     // for explain()
     drafter_set last_set        = 0; // that was chosen for; 0: none
+    int32_t     last_lanes      = 1;
     size_choice last_choice;
     double      last_draft_seconds = 0.0;
 };

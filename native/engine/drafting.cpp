@@ -1,16 +1,11 @@
 #include "drafting.h"
 
-#include "ggml.h"
-
 #include <algorithm>
-#include <numeric>
 
-drafting::drafting(std::vector<std::unique_ptr<drafter>> drafters, int32_t n_lanes, bool calibrated) :
-        order(drafters.size()), calibrated(calibrated) {
+drafting::drafting(std::vector<std::unique_ptr<drafter>> drafters, int32_t n_lanes, bool calibrated) : calibrated(calibrated) {
     for (auto & drafter : drafters) {
         tended.emplace_back(std::move(drafter), n_lanes);
     }
-    std::iota(order.begin(), order.end(), 0);
 }
 
 int32_t drafting::max_depth() const {
@@ -46,7 +41,11 @@ void drafting::truncate(int32_t lane, llama_pos n_past) {
 // Those that are fit, by what they cost. With a budget, as many of the first as it wants: the costliest rest first.
 std::vector<size_t> drafting::candidates(auto_budget * budget) {
     std::vector<size_t> fit;
-    std::copy_if(order.begin(), order.end(), std::back_inserter(fit), [&](size_t i) { return tended[i].fit(); });
+    for (size_t i = 0; i < tended.size(); ++i) {
+        if (tended[i].fit()) {
+            fit.push_back(i);
+        }
+    }
     if (budget == nullptr) {
         return fit;
     }
@@ -77,7 +76,12 @@ std::vector<merged_tree> drafting::propose(const std::vector<draft_request> & re
         }
         ask(i, requests, budget);
     }
-    return merged(requests);
+    std::vector<merged_tree> trees = merged(requests);
+    const bool found = std::any_of(trees.begin(), trees.end(), [](const merged_tree & tree) { return tree.tree.n_nodes() > 1; });
+    if (!found && budget != nullptr && budget->costs_nothing(expected_seconds)) {
+        asked = 0; // a plain round
+    }
+    return trees;
 }
 
 // What the cheap ones have found promises more than all of them do usually.
@@ -112,11 +116,8 @@ void drafting::ask(size_t i, const std::vector<draft_request> & requests, auto_b
     }
     answer.trees = drafter.propose(own);
     if (!answer.trees.empty()) {
+        asked            |= drafter_set(1) << i;
         expected_seconds += drafter.usual_seconds();
-        const bool found = std::any_of(answer.trees.begin(), answer.trees.end(), [](const draft_tree & tree) { return tree.n_nodes() > 1; });
-        if (found || budget == nullptr || !budget->costs_nothing(expected_seconds)) {
-            asked |= drafter_set(1) << i;
-        }
         answers.push_back(std::move(answer));
     }
 }

@@ -28,7 +28,7 @@ public:
     // NULL: all.
     std::vector<merged_tree> propose(const std::vector<draft_request> & requests, auto_budget * budget);
 
-    // after propose(): who has drafted, or took time to find nothing; and the seconds that this takes usually.
+    // after propose(): who was asked, or nobody if that found nothing and cost nothing; and the seconds that it takes usually.
     drafter_set drafted() const { return asked; }
     double      seconds() const { return expected_seconds; }
 
@@ -49,7 +49,6 @@ private:
     static drafter_set set_of(const std::vector<size_t> & drafters);
 
     std::vector<tended_drafter> tended;
-    std::vector<size_t>         order; // all of them
     bool                        calibrated;
 
     // of the round that is going on

@@ -285,7 +285,8 @@ std::string speculation::explain() const {
     if (!is_auto()) {
         return "Every round verifies " + std::to_string(params.budget) + " draft nodes, as the budget says. It is not \"auto\", which looks for what pays.";
     }
-    return budgets.empty() ? auto_budget().explain() : budgets.begin()->second.explain();
+    const auto found = round.empty() ? budgets.begin() : budgets.find(round.size()); // of as many lanes as the last round had
+    return found == budgets.end() ? auto_budget().explain() : found->second.explain();
 }
 
 static const char * const learned_title = "llama-dflash-learned 1";

@@ -124,3 +124,12 @@ def test_a_file_of_something_else_is_refused(load, pair, tmp_path, text, found):
         (tmp_path / "tuned").write_text(text)
     with pytest.raises(ValueError, match=found):
         load(pair, pair.draft(tuned=tmp_path / "tuned"))
+
+
+def test_a_drafter_that_does_not_pay_rests_whatever_costs_nothing(kept, random_pair):
+    """Random text: nothing is ever accepted, and the n-gram drafter finds nothing. The model is left alone after some trials."""
+    llm = kept(random_pair, (random_pair.draft(), "ngram"))
+    text_of(llm, 300)
+    stats = llm.speculative_stats
+    assert stats.rounds > 250 and stats.seconds["draft"] < 0.5 * stats.seconds["verify"]
+    assert "drafting is off for" in stats.explain() or "No drafter has had anything" in stats.explain()
