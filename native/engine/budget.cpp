@@ -154,6 +154,9 @@ static constexpr int32_t give_back       = 3; // trees in a row that did not
 static constexpr int32_t shortest_streak = 16;
 static constexpr int32_t longest_streak  = 256;
 
+// What a large forward costs is not known before one is tried: no size is tried before one half as large, but the first few.
+static constexpr int32_t first_tried = 8; // nodes of a lane
+
 // rounds that are plain before any other, to learn their cost
 static constexpr int first_plain = 2;
 
@@ -187,7 +190,7 @@ auto_budget::size_choice auto_budget::best_size(const std::vector<draft_tree *> 
     int32_t n_counted = n_lanes;
     for (const int32_t at_least : on_device ? device_sizes : forward_sizes) {
         const int32_t size = std::max(at_least, n_lanes);
-        if (size > n_nodes) {
+        if (size > n_nodes || size > std::max(first_tried*n_lanes, 2*verify.most_nodes())) {
             break;
         }
         for (; n_counted < size; ++n_counted) {

@@ -42,6 +42,9 @@ public:
     void   add(int32_t n_nodes, double seconds);
     double estimate(int32_t n_nodes) const;
 
+    // of the forwards so far; 0 before the first
+    int32_t most_nodes() const { return means.empty() ? 0 : means.rbegin()->first; }
+
     void save(std::ostream & out) const;
     bool load(std::istream & in);
 
