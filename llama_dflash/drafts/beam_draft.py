@@ -28,8 +28,6 @@ class BeamDraft(FileDraft):
             if getattr(self, name) > self.most:
                 self._refuse(name, f"1 to {self.most}")
         self._check_flag("flash_attn")
-        if self.device_outputs is not None and not isinstance(self.device_outputs, bool):
-            self._refuse("device_outputs", "True, False or None")
 
     def engine_params(self, n_gpu_layers: int) -> Dict[str, Any]:
         params = super().engine_params(n_gpu_layers)

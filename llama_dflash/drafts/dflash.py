@@ -65,8 +65,6 @@ class DFlashDraft(ConvertedDraft):
         super().__post_init__()
         self._check_choice("block", ("whole", "short"))
         self._check_flag("flash_attn")
-        if self.device_outputs is not None and not isinstance(self.device_outputs, bool):
-            self._refuse("device_outputs", "True, False or None")
 
     def engine_params(self, n_gpu_layers: int) -> Dict[str, Any]:
         params = super().engine_params(n_gpu_layers)

@@ -47,6 +47,8 @@ class Draft:
             self._check_int("budget", 1, '"auto" or a number of nodes, at least 1')
         self._check_choice("mode", ("tree", "chain"))
         self._check_flag("calibrated")
+        if self.device_outputs is not None and not isinstance(self.device_outputs, bool):
+            self._refuse("device_outputs", "True, False or None")
         if self.tuned is not None:
             if not isinstance(self.tuned, (str, os.PathLike)):
                 self._refuse("tuned", "the path of a file that save_tuned() wrote, or None")

@@ -58,8 +58,6 @@ class NGramDraft(Draft):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_flag("remember")
-        if self.device_outputs is not None and not isinstance(self.device_outputs, bool):
-            self._refuse("device_outputs", "True, False or None")
         if isinstance(self.corpus, (str, bytes, os.PathLike)):
             self._refuse("corpus", "a list of texts, even if it is one")
         try:
