@@ -52,7 +52,7 @@ class Lanes:
         self.ctx = llama_cpp.llama_init_from_model(self.model, params)
         self.memory = llama_cpp.llama_get_memory(self.ctx)
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
-        ready = [draft.ready_for(str(target)) for draft in drafts]
+        ready = [draft for item in drafts for draft in item.all_ready_for(str(target))]
         self.engine = Engine(self.ctx, ready, n_gpu_layers=n_gpu_layers, n_lanes=n_lanes) if ready else None
         self.sampler = internals.LlamaSampler()
         self.sampler.add_greedy()

@@ -60,6 +60,9 @@ class GgufFile:
     Args:
         path: The file. Of a model that was split into several, the first.
 
+    Attributes:
+        header_bytes: What of the file comes before the tensors' data.
+
     Raises:
         ValueError: If there is no such file, it is no GGUF file, or it is damaged or truncated.
     """
@@ -112,6 +115,7 @@ class GgufFile:
             *shape, type_number, offset = struct.unpack_from(f"<{n_dims}QIQ", self._bytes, at + 4)
             at += 4 + 8 * n_dims + 12
             infos.append((name, tuple(shape), type_number, offset))
+        self.header_bytes = at
         alignment = int(self.get("general.alignment", 32)) or 1
         start = -(-at // alignment) * alignment
         self.tensors = [self._tensor(name, shape, number, start + offset) for name, shape, number, offset in infos]

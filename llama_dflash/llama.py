@@ -24,6 +24,7 @@ from ._closed import close_for_good
 from ._engine import Engine
 from .checkpoints import Checkpoints, common_prefix
 from .drafts import CommonSettings, Draft, DraftModel, MTPDraft, common_settings, parse
+from .hub import as_hub_id
 from .generation import Conversation, Generation
 from .grammars import check_grammar
 from .memory import Memory
@@ -107,15 +108,19 @@ class Llama(llama_cpp.Llama):
         if isinstance(checkpoint_bytes, bool) or not isinstance(checkpoint_bytes, int) or checkpoint_bytes < 0:
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
+        _check_is_here(model_path)
         if not isinstance(drafts, list) or not drafts:  # a stock draft model, or none
             self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
 
         common = common_settings(drafts)
-        ready = [draft.ready_for(model_path) for draft in drafts]
+        ready = [draft for item in drafts for draft in item.all_ready_for(model_path)]
+        if not ready:  # "auto" found nothing that could draft
+            self._load_target(model_path, **kwargs)
+            return
         if kwargs.get("flash_attn") is None:
             kwargs["flash_attn"] = True  # its kernels give a token the same logits alone and in a batch, or nearly so
-        self._load_mtp = any(isinstance(draft, MTPDraft) and draft.loads_target_layer for draft in drafts)
+        self._load_mtp = any(isinstance(draft, MTPDraft) and draft.loads_target_layer for draft in ready)
         self._load_target(model_path, **kwargs)  # without draft_model, which would keep all logits
         self.draft_model = drafts if isinstance(draft_model, (list, tuple)) else drafts[0]
         if not self.model_params.vocab_only:
@@ -124,6 +129,46 @@ class Llama(llama_cpp.Llama):
             except BaseException:
                 self.close()
                 raise
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: Optional[str] = None,
+        additional_files: Optional[List[str]] = None,
+        local_dir: Union[str, "os.PathLike[str]", None] = None,
+        local_dir_use_symlinks: Union[bool, str] = "auto",
+        cache_dir: Union[str, "os.PathLike[str]", None] = None,
+        *,
+        revision: Optional[str] = None,
+        token: Union[str, bool, None] = None,
+        **kwargs: Any,
+    ) -> Llama:
+        """Downloads a target from the Hugging Face Hub, unless it is in the cache, and loads it.
+
+        A drafter that `draft_model=` names, on the Hub or here, is compared with the target before the target is downloaded.
+
+        Args:
+            repo_id: "org/name" of a repository with GGUF files.
+            filename: A file's name, a pattern that one file matches, or a quantisation ("Q4_K_M"). The further parts of a model
+                that was split come too. None: the one that is there, or Q4_K_M.
+            additional_files: Names or patterns of further files, a projector for images for instance.
+            local_dir: A folder to download to, in place of the cache.
+            local_dir_use_symlinks: Of no meaning any more, as in huggingface_hub.
+            cache_dir, token: As of huggingface_hub.hf_hub_download.
+            revision: A branch, a tag or a commit.
+            **kwargs: Of the constructor.
+
+        Raises:
+            ValueError: If there is no such repository or file, the Hub can't be reached, or a drafter does not fit.
+            ImportError: If huggingface_hub is not installed.
+        """
+        from .hub import Access, HubId
+        from .hub.target import fetch_target
+
+        id = HubId(repo_id, revision, filename)
+        path = fetch_target(id, Access(token, cache_dir), kwargs.get("draft_model"), additional_files or (), local_dir)
+        return cls(str(path), **kwargs)
 
     @property
     def model_params(self) -> llama_cpp.llama_model_params:
@@ -556,6 +601,16 @@ class Llama(llama_cpp.Llama):
             ) from error
         parts = {name: getattr(state, name) for name in ("draft_state", "checkpoint") if hasattr(state, name)}
         self._memory.load(self._input_ids, **parts)
+
+
+def _check_is_here(model_path: str) -> None:
+    """Raises ValueError for what looks like an id of the Hub; whatever else is missing, the stock class says so."""
+    id = None if os.path.exists(model_path) else as_hub_id(model_path)
+    if id is not None:
+        raise ValueError(
+            f"Model path does not exist: {model_path}. If it is meant to be a model on the Hub:"
+            f" Llama.from_pretrained({id.repo!r}, {id.file or '*Q4_K_M.gguf'!r}), or `llama-dflash pull {id}` and the path that it prints"
+        )
 
 
 def _learn(engine: Engine, path: str) -> None:

@@ -164,7 +164,7 @@ def _models(args: argparse.Namespace) -> List[Models]:
         raise ValueError("--target: two targets have the same file name")
     models = []
     for target in args.target:
-        drafts = tuple(_draft(item, target, args.block) for item in args.draft_model)
+        drafts = tuple(draft for item in args.draft_model for draft in _drafts(item, target, args.block))
         models.append(
             Models(
                 target, drafts, args.threads, args.ctx, args.llama_server, args.n_gpu_layers, args.server_ngram, args.server_match
@@ -175,17 +175,15 @@ def _models(args: argparse.Namespace) -> List[Models]:
     return models
 
 
-def _draft(item: str, target: Path, block: str) -> Draft:
-    """A drafter whose file is there and fits."""
-    (draft,) = parse(item)
-    if isinstance(draft, DFlashDraft):
-        draft = dataclasses.replace(draft, block=block)
-    ready = draft.ready_for(str(target))
-    if ready.file:
-        problems = info.problems(info.Model(target), info.Model(ready.file))
+def _drafts(item: str, target: Path, block: str) -> List[Draft]:
+    """A drafter whose file is there and fits; "auto" may find several."""
+    (named,) = parse(item)
+    ready = named.all_ready_for(str(target))
+    for draft in ready:
+        problems = info.problems(info.Model(target), info.Model(draft.file)) if draft.file else []
         if problems:
             raise ValueError(f"{item} does not fit {target}: {'; '.join(problems)}")
-    return ready
+    return [dataclasses.replace(draft, block=block) if isinstance(draft, DFlashDraft) else draft for draft in ready]
 
 
 def _methods(args: argparse.Namespace) -> List[Method]:

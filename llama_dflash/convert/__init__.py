@@ -71,6 +71,15 @@ def convert(
     return out
 
 
+def check(checkpoint: Path_, target: Path_) -> None:
+    """Finds out whether `convert` would convert a checkpoint for a target. Only headers and small tables are read.
+
+    Raises:
+        ValueError: If the checkpoint is no drafter's, incomplete or damaged, or was not made for the target.
+    """
+    _Job(Checkpoint(checkpoint), GgufFile(target), AUTO)
+
+
 class _Job:
     """A conversion whose parts have been found to fit."""
 

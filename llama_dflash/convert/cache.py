@@ -2,8 +2,9 @@
 
 A converted drafter lies in LLAMA_DFLASH_CACHE or ~/.cache/llama-dflash, folder "drafters", under a name that stands for
 what it was made from: the checkpoint's config, its files with their sizes and times, and what the target puts into it. So
-all quantisations of a target share one, and a checkpoint that changes is converted anew. Whatever lies there can be
-deleted at any time.
+all quantisations of a target share one, and a checkpoint that changes is converted anew. Of a checkpoint from the Hub the
+repository and its commit stand for the files, so that these need not be there any more. Whatever lies there can be deleted
+at any time.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import glob
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Any, Iterator, List, Optional, Union
 
 from ..cache_folder import cache_folder
 from ..gguf_file import GgufFile
@@ -23,6 +25,8 @@ from . import convert
 from .checkpoint import Checkpoint
 from .keys import uses_mrope
 
+# where huggingface_hub keeps a repository's files
+_SNAPSHOT = re.compile(r"/models--(?P<org>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$")
 FORMAT = 2  # raise it when what `convert` writes changes
 
 
@@ -52,8 +56,25 @@ def converted(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os
     return path
 
 
+def known(repo: str, commit: str, target: Union[str, "os.PathLike[str]"]) -> Optional[Path]:
+    """The file that a checkpoint from the Hub was converted to for a target; None if it was not."""
+    path = cache_folder() / "drafters" / _hub_name(repo, commit, GgufFile(target))
+    return path if path.is_file() else None
+
+
 def _name(checkpoint: Checkpoint, target: GgufFile) -> str:
+    snapshot = _SNAPSHOT.search(checkpoint.folder.absolute().as_posix())
+    if snapshot is not None:
+        return _hub_name(f"{snapshot['org']}/{snapshot['name']}", snapshot["commit"], target)
     files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files]
+    return _named(checkpoint.folder.resolve().name, [checkpoint.config, files], target)
+
+
+def _hub_name(repo: str, commit: str, target: GgufFile) -> str:
+    return _named(repo.split("/")[1], [repo, commit], target)
+
+
+def _named(name: str, source: List[Any], target: GgufFile) -> str:
     model = [
         target.arch,
         target.of_arch("embedding_length"),
@@ -61,8 +82,8 @@ def _name(checkpoint: Checkpoint, target: GgufFile) -> str:
         uses_mrope(target),
         target.digest("tokenizer."),
     ]
-    made_from = json.dumps([FORMAT, checkpoint.config, files, model], sort_keys=True)
-    return f"{checkpoint.folder.resolve().name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.gguf"
+    made_from = json.dumps([FORMAT, *source, model], sort_keys=True)
+    return f"{name}-{hashlib.sha256(made_from.encode()).hexdigest()[:16]}.gguf"
 
 
 def _convert(checkpoint: Union[str, "os.PathLike[str]"], target: Union[str, "os.PathLike[str]"], path: Path) -> None:

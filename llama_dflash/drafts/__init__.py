@@ -11,22 +11,25 @@ from typing import Any, List, Tuple, Type, Union
 from llama_cpp.llama_speculative import LlamaDraftModel
 
 from ..gguf_file import architecture
+from ..hub import as_hub_id
+from .auto import AutoDraft
 from .converted import is_eagle3_checkpoint
 from .dflash import DFlashDraft
 from .draft import CommonSettings, Draft, common_settings
 from .eagle3 import Eagle3Draft
 from .file_draft import CACHE_TYPES, FileDraft, gguf_at
+from .hub_draft import HubDraft
 from .model import ModelDraft
 from .mtp import MTPDraft, is_mtp_alone
 from .ngram import NGramDraft
 
 __all__ = [
-    *("CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "Eagle3Draft", "FileDraft", "KINDS", "MTPDraft"),
-    *("ModelDraft", "NGramDraft", "common_settings", "parse"),
+    *("AutoDraft", "CACHE_TYPES", "CommonSettings", "DFlashDraft", "Draft", "DraftModel", "Eagle3Draft", "FileDraft", "HubDraft"),
+    *("KINDS", "MTPDraft", "ModelDraft", "NGramDraft", "common_settings", "of_path", "parse"),
 ]
 
 # A kind that takes files of any architecture comes last.
-KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, Eagle3Draft, MTPDraft, NGramDraft, ModelDraft)
+KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, Eagle3Draft, MTPDraft, NGramDraft, AutoDraft, ModelDraft)
 
 OneDraftModel = Union[str, "os.PathLike[str]", Draft]
 DraftModel = Union[OneDraftModel, List[OneDraftModel], LlamaDraftModel]  # or None
@@ -36,8 +39,8 @@ def parse(draft_model: Any) -> Union[List[Draft], LlamaDraftModel]:
     """The drafters that `draft_model=` names, or the stock object that it is.
 
     Args:
-        draft_model: The path of a drafter, the word of a kind that needs no file, a `Draft`, a list of these, a
-            `LlamaDraftModel` of llama-cpp-python or another callable, or None.
+        draft_model: The path of a drafter, its id on the Hub, the word of a kind that needs no file, a `Draft`, a list of
+            these, a `LlamaDraftModel` of llama-cpp-python or another callable, or None.
 
     Returns:
         A list of drafts, empty for None; or the stock object as it is.
@@ -67,7 +70,9 @@ def _one(item: Any, what: str) -> Draft:
     path = os.fspath(item)
     if isinstance(path, str) and _is_word(path):
         raise ValueError(f'{what} is "{path}", which is no file, expected {_accepted()}')
-    return _of_path(path)
+    if as_hub_id(path) is not None:
+        return HubDraft(path, of_path)
+    return of_path(path)
 
 
 def _is_word(path: str) -> bool:
@@ -75,8 +80,8 @@ def _is_word(path: str) -> bool:
     return os.path.basename(path) == path and not os.path.splitext(path)[1] and not os.path.exists(path)
 
 
-def _of_path(path: Any) -> FileDraft:
-    """The kind of a GGUF file is that of its architecture, the kind of a checkpoint what its config.json says; a file of an MTP
+def of_path(path: Any) -> FileDraft:
+    """The draft of a file or a checkpoint. The kind of a GGUF file is that of its architecture, the kind of a checkpoint what its config.json says; a file of an MTP
     layer alone has the target's architecture. What can't be read, because it is missing or damaged, is taken for a DFlash
     drafter, which says what is wrong."""
     file = gguf_at(path) if isinstance(path, str) else None
@@ -101,4 +106,4 @@ def _accepted() -> str:
     words = [f'"{kind.word}"' for kind in KINDS if kind.word is not None]
     paths = [kind.asked_for for kind in KINDS if issubclass(kind, FileDraft)]
     objects = [f"{kind.article} {kind.__name__}" for kind in KINDS]
-    return ", ".join([*paths, *words, *objects, "a list of these, a LlamaDraftModel of llama-cpp-python, or None"])
+    return ", ".join([*paths, "its id on the Hub (org/name)", *words, *objects, "a list of these, a LlamaDraftModel of llama-cpp-python, or None"])

@@ -12,6 +12,8 @@ from .file_draft import FileDraft, gguf_at
 class ConvertedDraft(FileDraft):
     """A drafter whose path may be a checkpoint, which is converted once into a cache."""
 
+    takes_checkpoints = True
+
     def _gguf_for(self, target: str) -> Path:
         """The path if it is a GGUF file, or the one that a checkpoint was converted to.
 

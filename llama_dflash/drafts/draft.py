@@ -65,6 +65,17 @@ class Draft:
         """
         return self
 
+    def all_ready_for(self, target: str) -> List[Draft]:
+        """Itself, ready for a target. What names a drafter that is found out by the target gives that drafter, or several.
+
+        Args:
+            target: The path of the target's GGUF file.
+
+        Raises:
+            ValueError: If a file is missing, or of no use with any target.
+        """
+        return [self.ready_for(target)]
+
     def in_tokens(self, tokenize: Callable[[bytes], List[int]]) -> Draft:
         """Itself, or the same with tokens of the target in place of texts. Called once the target is loaded.
 

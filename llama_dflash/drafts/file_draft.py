@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Dict, Optional, Tuple, Union
 
+from ..hub import Access, HubId, as_hub_id
 from .draft import Draft
 
 # ggml types that llama.cpp keeps K and V in
@@ -17,15 +18,17 @@ class FileDraft(Draft):
     """A drafter with weights: a model that is loaded beside the target, with a memory of its own.
 
     Attributes:
+        takes_checkpoints: Whether its path may be a published checkpoint, and not a GGUF file alone.
         asked_for: What the sentence that says what `draft_model=` takes calls its path.
         architectures: `general.architecture` of its GGUF files.
-        path: A GGUF file, or a folder with one.
+        path: A GGUF file, a folder with one, or an id of the Hub (llama_dflash.hub.as_hub_id).
         context: Positions that it remembers.
         n_gpu_layers: Layers on the GPU, -1 for all. None: as many as the target's.
         type_k: ggml type of its K cache. None: F16.
         type_v: ggml type of its V cache. None: F16.
     """
 
+    takes_checkpoints: ClassVar[bool] = False
     asked_for: ClassVar[str]
     architectures: ClassVar[Tuple[str, ...]]
 
@@ -58,10 +61,51 @@ class FileDraft(Draft):
         """True if a GGUF file of this architecture is a drafter of this kind."""
         return architecture in cls.architectures
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: Optional[str] = None,
+        *,
+        revision: Optional[str] = None,
+        token: Union[str, bool, None] = None,
+        cache_dir: Union[str, "os.PathLike[str]", None] = None,
+        **settings: Any,
+    ) -> FileDraft:
+        """A drafter from the Hugging Face Hub, downloaded now unless it is in the cache.
+
+        Args:
+            repo_id: "org/name".
+            filename: A GGUF file of the repository, a pattern that one matches, or its quantisation ("Q8_0"). None: the
+                checkpoint or the one GGUF file that is there.
+            revision: A branch, a tag or a commit.
+            token, cache_dir: As of huggingface_hub.hf_hub_download.
+            **settings: The class's own, such as budget.
+
+        Raises:
+            ValueError: If there is no such repository or file, or the Hub can't be reached. The message says what to do.
+            ImportError: If huggingface_hub is not installed.
+        """
+        from ..hub.drafter import fetch_drafter
+
+        id = HubId(repo_id, revision, filename)
+        path = fetch_drafter(id, access=Access(token, cache_dir), gguf_only=not cls.takes_checkpoints)
+        return cls(str(path), **settings)  # type: ignore[call-arg]
+
     def ready_for(self, target: str) -> FileDraft:
-        draft = dataclasses.replace(self, path=str(self._gguf_for(target)))
+        draft = self._fetched(target)
+        draft = dataclasses.replace(draft, path=str(draft._gguf_for(target)))
         check_gguf(draft.path)
         return draft
+
+    def _fetched(self, target: str) -> FileDraft:
+        """Itself, or the same with a file of the Hub."""
+        id = as_hub_id(self.path)
+        if id is None:
+            return self
+        from ..hub.drafter import fetch_drafter
+
+        return dataclasses.replace(self, path=str(fetch_drafter(id, target, gguf_only=not self.takes_checkpoints)))
 
     def engine_params(self, n_gpu_layers: int) -> Dict[str, Any]:
         params = {

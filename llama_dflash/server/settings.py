@@ -10,6 +10,7 @@ import llama_cpp.server.settings as upstream
 from pydantic import Field
 
 from ..drafts import Draft, parse
+from ..hub import as_hub_id
 
 PROMPT_LOOKUP = "prompt-lookup-decoding"
 
@@ -46,7 +47,8 @@ class ModelSettings(upstream.ModelSettings):
 
     draft_model: Optional[str] = Field(
         default=None,
-        description="What to speculate with: the path of a drafter for the model (a GGUF file or a published checkpoint), ngram, "
+        description="What to speculate with: the path of a drafter for the model (a GGUF file or a published checkpoint) or its id on the Hub, "
+        "ngram, mtp, auto, "
         f"several of these with commas between them, or {PROMPT_LOOKUP}, llama-cpp-python's own method.",
     )
     draft_model_budget: Union[Literal["auto"], int] = Field(
@@ -94,7 +96,7 @@ class ModelSettings(upstream.ModelSettings):
         names = [self.draft_model] if os.path.exists(self.draft_model) else self.draft_model.split(",")
         drafters = [parse(name.strip())[0] for name in names]
         for draft in drafters:
-            if draft.file and not os.path.exists(draft.file):
+            if draft.file and not os.path.exists(draft.file) and as_hub_id(draft.file) is None:
                 raise ValueError(f"draft_model: no such file: {draft.file}, expected the path of a drafter or {PROMPT_LOOKUP}")
         fields = [{field.name for field in dataclasses.fields(draft)} for draft in drafters]
         given = {name[len("draft_model_") :]: getattr(self, name) for name in self.model_fields_set if name.startswith("draft_model_")}

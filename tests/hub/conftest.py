@@ -1,0 +1,78 @@
+"""A small Hub on loopback, models for it, and an empty cache of every kind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "convert")]
+
+pytest.importorskip("huggingface_hub")
+
+from checkpoints import write_case  # noqa: E402
+from drafter_models import write_drafter  # noqa: E402
+from hub_server import HubServer  # noqa: E402
+from models import write_target  # noqa: E402
+
+import llama_dflash  # noqa: E402, F401  (before llama_cpp)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """target.gguf, other.gguf (of another hidden size), drafter.gguf and published/, for target.gguf."""
+    folder = tmp_path_factory.mktemp("models")
+    write_drafter(folder / "drafter.gguf", write_target(folder / "target.gguf", n_layer=4))
+    write_target(folder / "other.gguf", n_layer=4, n_embd=96)
+    write_case(folder, "plain").rename(folder / "published")
+    return folder
+
+
+@pytest.fixture
+def target(models) -> str:
+    return str(models / "target.gguf")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The server, which huggingface_hub asks in this process and in those that it starts."""
+    server = HubServer()
+    use_hub(monkeypatch, server.url, tmp_path)
+    yield server
+    server.close()
+
+
+def use_hub(monkeypatch, url: str, folder: Path, offline: bool = False) -> None:
+    import huggingface_hub.constants as constants
+    import huggingface_hub.file_download as file_download
+    import huggingface_hub.hf_api as hf_api
+    from huggingface_hub.utils import _headers  # noqa: F401
+
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.setenv("HF_HOME", str(folder / "hf"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "hf" / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline else "0")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(folder / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for module, name, value in [
+        (constants, "ENDPOINT", url),
+        (constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"),
+        (constants, "HF_HUB_CACHE", str(folder / "hf" / "hub")),
+        (constants, "HF_HUB_OFFLINE", offline),
+        (constants, "HF_TOKEN_PATH", str(folder / "hf" / "token")),
+        (constants, "HF_STORED_TOKENS_PATH", str(folder / "hf" / "stored_tokens")),
+    ]:
+        monkeypatch.setattr(module, name, value)
+    for module in (file_download, hf_api):
+        if hasattr(module, "ENDPOINT"):
+            monkeypatch.setattr(module, "ENDPOINT", url)
+    close = getattr(__import__("huggingface_hub").utils, "close_session", None)
+    if close is not None:  # one whose connections were to another test's server
+        close()
+
+
+def files_of(path: Path) -> dict:
+    """A repository's content: a folder's files, or one file."""
+    if path.is_dir():
+        return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {path.name: path.read_bytes()}
