@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Union
 
 from .ids import HubId
 
+ATTEMPTS = 4  # at a download: older versions of huggingface_hub give up when a connection breaks off
 PIP_LINE = 'pip install "llama-dflash[hub]"'
 
 
@@ -100,22 +101,31 @@ class Repository:
             The folder that they are in: in the Hub's cache, or `local_dir`.
         """
         with _problems(self.id):
-            folder = Path(
-                _hub().snapshot_download(
-                    self.id.repo,
-                    # a branch's or tag's name, so that the cache knows it when the Hub is out of reach
-                    revision=self.commit if self.is_cached_only else self.id.revision,
-                    allow_patterns=[glob.escape(name) for name in names],
-                    token=self.access.token,
-                    cache_dir=self.access.cache_dir,
-                    local_dir=local_dir,
-                    local_files_only=self.is_cached_only,
-                )
-            )
+            for attempts_left in reversed(range(ATTEMPTS)):
+                try:
+                    folder = self._download(names, local_dir)
+                    break
+                except Exception as error:
+                    if attempts_left == 0 or not _is_broken_off(error):
+                        raise
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise HubError(f"{self.id}: {', '.join(missing)} is not in the cache ({folder}), and the Hub can't be reached: try again online")
         return folder
+
+    def _download(self, names: Sequence[str], local_dir: Union[str, "os.PathLike[str]", None]) -> Path:
+        return Path(
+            _hub().snapshot_download(
+                self.id.repo,
+                # a branch's or tag's name, so that the cache knows it when the Hub is out of reach
+                revision=self.commit if self.is_cached_only else self.id.revision,
+                allow_patterns=[glob.escape(name) for name in names],
+                token=self.access.token,
+                cache_dir=self.access.cache_dir,
+                local_dir=local_dir,
+                local_files_only=self.is_cached_only,
+            )
+        )
 
     def read(self, name: str, start: int, n_bytes: int) -> bytes:
         """A part of a file, fetched without the rest."""
@@ -164,6 +174,11 @@ def _is_out_of_reach(error: BaseException) -> bool:
     return _named(error, ("OfflineModeIsEnabled", "ConnectionError", "ConnectError", "Timeout", "TimeoutException", "TransportError"))
 
 
+def _is_broken_off(error: BaseException) -> bool:
+    """In the middle of a download: the next one goes on from there."""
+    return _named(error, ("ChunkedEncodingError", "ProtocolError", "RemoteProtocolError")) or "onsistency check" in str(error)
+
+
 @contextlib.contextmanager
 def _problems(id: HubId) -> Iterator[None]:
     """Errors of huggingface_hub as sentences that say what to do."""
@@ -203,7 +218,7 @@ def _sentence(id: HubId, error: Exception) -> Optional[str]:
         return f"{id}: the Hub ({_hub().constants.ENDPOINT}) can't be reached, and the cache does not have it ({_short(error)})"
     if isinstance(status, int):
         return f"{id}: the Hub answered {status} ({_short(error)})"
-    if _named(error, ["HTTPError", "RequestException"]) or "onsistency check" in str(error):
+    if _is_broken_off(error) or _named(error, ["HTTPError", "RequestException"]):
         return f"{id}: the connection broke off ({_short(error)}): try again, what has arrived is kept"
     if isinstance(error, OSError):
         return f"{id} can't be kept: {error.filename or 'the cache'}: {error.strerror or error}. HF_HUB_CACHE names another folder"

@@ -42,33 +42,16 @@ def hub(monkeypatch, tmp_path):
 
 
 def use_hub(monkeypatch, url: str, folder: Path, offline: bool = False) -> None:
-    import huggingface_hub.constants as constants
-    import huggingface_hub.file_download as file_download
-    import huggingface_hub.hf_api as hf_api
-    from huggingface_hub.utils import _headers  # noqa: F401
-
+    """From now on huggingface_hub, which reads its settings when it is imported, asks this server and has this cache."""
     monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setenv("HF_HOME", str(folder / "hf"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(folder / "hf" / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline else "0")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(folder / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    for module, name, value in [
-        (constants, "ENDPOINT", url),
-        (constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"),
-        (constants, "HF_HUB_CACHE", str(folder / "hf" / "hub")),
-        (constants, "HF_HUB_OFFLINE", offline),
-        (constants, "HF_TOKEN_PATH", str(folder / "hf" / "token")),
-        (constants, "HF_STORED_TOKENS_PATH", str(folder / "hf" / "stored_tokens")),
-    ]:
-        monkeypatch.setattr(module, name, value)
-    for module in (file_download, hf_api):
-        if hasattr(module, "ENDPOINT"):
-            monkeypatch.setattr(module, "ENDPOINT", url)
-    close = getattr(__import__("huggingface_hub").utils, "close_session", None)
-    if close is not None:  # one whose connections were to another test's server
-        close()
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def files_of(path: Path) -> dict:

@@ -116,13 +116,14 @@ def test_a_drafter_that_fits_is_looked_at_and_then_downloaded(hub, models, targe
 # ---------------------------------------------------------------- what can go wrong
 
 
-def test_a_private_repository_needs_its_token(hub, models, target, monkeypatch):
+def test_a_private_repository_needs_its_token(hub, models, target, monkeypatch, tmp_path):
     hub.add("org/private", files_of(models / "drafter.gguf"), token="secret")
     with pytest.raises(HubError, match="no such model, or it is private .*HF_TOKEN"):
         fetch_drafter(HubId("org/private"), target)
     assert fetch_drafter(HubId("org/private"), target, Access(token="secret")).is_file()
     with pytest.raises(HubError, match="or it is private"):
-        fetch_drafter(HubId("org/private"), target, Access(token="wrong", cache_dir="elsewhere"))
+        fetch_drafter(HubId("org/private"), target, Access(token="wrong", cache_dir=tmp_path / "elsewhere"))
+    use_hub(monkeypatch, hub.url, tmp_path)
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert DFlashDraft.from_pretrained("org/private").path.endswith("drafter.gguf")
 
