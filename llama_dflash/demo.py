@@ -26,6 +26,7 @@ from .bench.summary import first_difference
 from .cache_folder import cache_folder
 from .drafts import parse as drafts_of
 from .llama import Llama
+from .pictures import tree_lines
 from .stats import DraftTree
 
 
@@ -253,32 +254,6 @@ def as_chat(llm: Llama, question: str) -> List[int]:
     return llm.tokenize(question.encode()) if ask is None else ask(question)
 
 
-# ---------------------------------------------------------------- the draft tree as a picture
-
-
-def draw(llm: Llama, tree: DraftTree, style: Style) -> Iterator[str]:
-    """One line a node: its token, the drafter's probability for it there, and whether the target accepted it."""
-    children: Dict[int, List[int]] = {}
-    for node, parent in enumerate(tree.parents):
-        children.setdefault(parent, []).append(node)
-    accepted = set(tree.path[1:])
-
-    def name(token: int) -> str:
-        return repr(llm.detokenize([token], prev_tokens=[token]).decode(errors="replace"))
-
-    def below(node: int, indent: str) -> Iterator[str]:
-        for child in children.get(node, []):
-            last = child == children[node][-1]
-            text = f"{name(tree.tokens[child])} {np.exp(tree.logprobs[child]):.2f}"
-            mark = f"{style.bold}{style.drafted}{text}  <- accepted{style.end}" if child in accepted else text
-            yield f"{style.dim}{indent}{'└─ ' if last else '├─ '}{style.end}{mark}"
-            yield from below(child, indent + ("   " if last else "│  "))
-
-    yield f"{style.bold}{name(tree.tokens[0])}{style.end}  root: the token sampled before this round"
-    yield from below(0, "")
-    yield f"{style.own}{name(tree.sampled[-1])}{style.end}  sampled by the target where the accepted path ends"
-
-
 # ---------------------------------------------------------------- the numbers
 
 
@@ -448,7 +423,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if args.tree:
         tree = next((runs["tree"].tree for runs in reversed(list(results.values())) if runs["tree"].tree), None)
         print(f"\n{style.bold}The last draft tree{style.end}")
-        for line in draw(ways["tree"], tree, style) if tree else ["(no round had one: drafts did not pay here)"]:
+        for line in tree_lines(tree, style) if tree else ["(no round had one: drafts did not pay here)"]:
             print(line)
 
     print()

@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 import warnings
+import weakref
 from typing import Any, Callable, Dict, Generator, Iterator, List, Optional, Sequence, TypeVar, Union
 
 import llama_cpp
@@ -285,8 +286,25 @@ class Llama(llama_cpp.Llama):
 
     @property
     def last_tree(self) -> Optional[DraftTree]:
-        """The draft tree of the last round; None before the first one."""
-        return self._conversation.last_tree
+        """The draft tree of the last round; None before the first one. `print()` draws it, and so do notebooks."""
+        tree = self._conversation.last_tree
+        if tree is not None:
+            object.__setattr__(tree, "text_of", self._text_of)
+        return tree
+
+    @property
+    def _text_of(self) -> Callable[[int], str]:
+        """What a token stands for; its number once this object is gone or closed."""
+        reference = weakref.ref(self)
+
+        def text_of(token: int) -> str:
+            llm = reference()
+            try:
+                return f"#{token}" if llm is None else llm.detokenize([token], prev_tokens=[token], special=True).decode(errors="replace")
+            except RuntimeError:
+                return f"#{token}"
+
+        return text_of
 
     # ---------------------------------------------------------------- its parts
 

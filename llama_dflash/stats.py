@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Dict, List
+from typing import Callable, Dict, List
+
+from . import pictures
 
 PHASES = ("draft", "build", "verify", "sample", "commit", "other")
 
@@ -53,6 +55,13 @@ class SpeculativeStats:
             f"{self.accepted} of {self.nodes} draft nodes accepted, {self.tokens_per_second:.1f} tokens per second ({phases})"
         )
 
+    def _repr_html_(self) -> str:
+        return pictures.stats_html(self)
+
+
+def _number(token: int) -> str:
+    return f"#{token}"
+
 
 @dataclass(frozen=True)
 class DraftTree:
@@ -67,6 +76,7 @@ class DraftTree:
         sampled: The target's own choice at the nodes of the path, so far. `sampled[i]` was drafted if the path goes on
             after node `path[i]`, to a node that carries it; the last token of a round, which no node carries, is the
             bonus token.
+        text_of: What `str()` and notebooks show of a token. `Llama.last_tree` sets it.
     """
 
     tokens: List[int]
@@ -74,7 +84,14 @@ class DraftTree:
     logprobs: List[float]
     path: List[int]
     sampled: List[int]
+    text_of: Callable[[int], str] = field(default=_number, compare=False, repr=False)
 
     def drafted(self, i: int) -> bool:
         """Was the i-th sampled token of the round a node of the tree?"""
         return i + 1 < len(self.path)
+
+    def __str__(self) -> str:
+        return "\n".join(pictures.tree_lines(self))
+
+    def _repr_html_(self) -> str:
+        return pictures.tree_html(self)

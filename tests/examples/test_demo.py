@@ -8,20 +8,13 @@ import sys
 
 import pytest
 
-from llama_dflash import DraftTree, demo
+from llama_dflash import demo
 
 def has(pair):
     try:
         return bool(demo.find_target(demo.PAIRS[pair]))
     except demo.Missing:
         return False
-
-
-class Words:
-    """In place of a Llama: token i is a letter."""
-
-    def detokenize(self, tokens, prev_tokens=None):
-        return "".join("abcdefgh"[token] for token in tokens).encode()
 
 
 @pytest.fixture(scope="module", params=demo.PAIRS)
@@ -104,19 +97,6 @@ def test_weights_that_the_target_does_not_have_and_can_not_get_are_refused(capsy
     with pytest.raises(SystemExit):
         demo.main(["--type", "q4_1"])
     assert "has q8_0 and can be rewritten as f16, q8_0" in capsys.readouterr().err
-
-
-def test_a_tree_is_drawn_with_its_probabilities_and_its_accepted_path():
-    tree = DraftTree(
-        tokens=[0, 1, 2, 3], parents=[-1, 0, 0, 1], logprobs=[0.0, -0.2231, -1.6094, -0.6931], path=[0, 1], sampled=[1, 4]
-    )
-    assert list(demo.draw(Words(), tree, demo.Style(colour=False))) == [
-        "'a'  root: the token sampled before this round",
-        "├─ 'b' 0.80  <- accepted",
-        "│  └─ 'd' 0.50",
-        "└─ 'c' 0.20",
-        "'e'  sampled by the target where the accepted path ends",
-    ]
 
 
 def test_the_first_difference_of_two_texts():

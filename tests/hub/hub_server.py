@@ -144,4 +144,4 @@ def _about(name: str, repo: Repo, commit: str, as_tree: bool):
     if as_tree:
         return [{"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()} for path, content in files.items()]
     siblings = [{"rfilename": path, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()} for path, content in files.items()]
-    return {"id": name, "modelId": name, "sha": commit, "siblings": siblings, "private": repo.token is not None, "tags": []}
+    return {"id": name, "modelId": name, "sha": commit, "siblings": siblings, "private": repo.token is not None, "tags": [], "downloads": 0, "likes": 0}
