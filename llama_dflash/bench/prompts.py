@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, List, Optional
 
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
+from ..chat import template_of
 from ..llama import Llama
 
 # the sets that ship with the package, and where a checkout has them
@@ -75,19 +74,8 @@ def _file_of(name: str) -> Path:
 
 def asker(llm: Llama) -> Optional[Callable[[str], List[int]]]:
     """What makes of a question the tokens of a chat that starts with it; None if the target has no chat template."""
-    template = llm.metadata.get("tokenizer.chat_template")
-    if template is None:
-        return None
-    eos, bos = (
-        llm._model.token_get_text(token) if token != -1 else "" for token in (llm.token_eos(), llm.token_bos())
-    )
-    chat = Jinja2ChatFormatter(template=template, eos_token=eos, bos_token=bos)
-
-    def ask(question: str) -> List[int]:
-        text = chat(messages=[{"role": "user", "content": question}])
-        return llm.tokenize(text.prompt.encode(), add_bos=not text.added_special, special=True)
-
-    return ask
+    tokens = template_of(llm)
+    return None if tokens is None else lambda question: tokens([{"role": "user", "content": question}])
 
 
 def tokenize(prompts: PromptSet, llm: Llama) -> List[List[int]]:

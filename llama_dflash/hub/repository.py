@@ -34,7 +34,7 @@ class Access:
     def cache(self) -> Path:
         if self.cache_dir is not None:
             return Path(self.cache_dir).expanduser()
-        return Path(_hub().constants.HF_HUB_CACHE)
+        return Path(huggingface_hub_with_all().constants.HF_HUB_CACHE)
 
 
 class Repository:
@@ -62,7 +62,7 @@ class Repository:
             self._look()
 
     def _look(self) -> None:
-        hub = _hub(self.id)
+        hub = huggingface_hub_with_all(self.id)
         try:
             info = hub.HfApi(token=self.access.token).model_info(self.id.repo, revision=self.id.revision, files_metadata=True)
         except Exception as error:
@@ -87,7 +87,7 @@ class Repository:
 
     def cached(self, name: str) -> Optional[Path]:
         """Where a file is, if it was downloaded before."""
-        found = _hub().try_to_load_from_cache(self.id.repo, name, cache_dir=self.access.cache_dir, revision=self.commit)
+        found = huggingface_hub_with_all().try_to_load_from_cache(self.id.repo, name, cache_dir=self.access.cache_dir, revision=self.commit)
         return Path(found) if isinstance(found, str) else None
 
     def has(self, names: Sequence[str]) -> bool:
@@ -115,7 +115,7 @@ class Repository:
 
     def _download(self, names: Sequence[str], local_dir: Union[str, "os.PathLike[str]", None]) -> Path:
         return Path(
-            _hub().snapshot_download(
+            huggingface_hub_with_all().snapshot_download(
                 self.id.repo,
                 # a branch's or tag's name, so that the cache knows it when the Hub is out of reach
                 revision=self.commit if self.is_cached_only else self.id.revision,
@@ -129,7 +129,7 @@ class Repository:
 
     def read(self, name: str, start: int, n_bytes: int) -> bytes:
         """A part of a file, fetched without the rest."""
-        hub = _hub()
+        hub = huggingface_hub_with_all()
         url = hub.hf_hub_url(self.id.repo, name, revision=self.commit)
         headers = {**hub.utils.build_hf_headers(token=self.access.token), "Range": f"bytes={start}-{start + n_bytes - 1}"}
         with _problems(self.id):
@@ -141,7 +141,12 @@ class Repository:
 # ---------------------------------------------------------------- huggingface_hub
 
 
-def _hub(id: Optional[HubId] = None) -> Any:
+def huggingface_hub_with_all(id: Optional[HubId] = None) -> Any:
+    """The package, with the modules of it that are used here.
+
+    Raises:
+        ImportError: If it is not installed. The message has the line that installs it.
+    """
     try:
         import huggingface_hub
         import huggingface_hub.constants
@@ -152,14 +157,8 @@ def _hub(id: Optional[HubId] = None) -> Any:
     return huggingface_hub
 
 
-def is_installed() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("huggingface_hub") is not None
-
-
 def _is_offline() -> bool:
-    return bool(_hub().constants.HF_HUB_OFFLINE)
+    return bool(huggingface_hub_with_all().constants.HF_HUB_OFFLINE)
 
 
 def _named(error: BaseException, names: Sequence[str]) -> bool:
@@ -194,7 +193,7 @@ def _problems(id: HubId) -> Iterator[None]:
 
 
 def _sentence(id: HubId, error: Exception) -> Optional[str]:
-    where = f"{_hub().constants.ENDPOINT}/{id.repo}"
+    where = f"{huggingface_hub_with_all().constants.ENDPOINT}/{id.repo}"
     log_in = "`hf auth login`, HF_TOKEN=… or token="
     status = getattr(getattr(error, "response", None), "status_code", None)
     if _named(error, ["GatedRepoError"]):
@@ -215,7 +214,7 @@ def _sentence(id: HubId, error: Exception) -> Optional[str]:
     if _named(error, ["OfflineModeIsEnabled"]) or (_is_offline() and _named(error, ["LocalEntryNotFoundError"])):
         return f"{id} is not in the cache, and HF_HUB_OFFLINE is set: unset it, and `llama-dflash pull {id}` fetches it"
     if _is_out_of_reach(error) or _named(error, ["LocalEntryNotFoundError"]):
-        return f"{id}: the Hub ({_hub().constants.ENDPOINT}) can't be reached, and the cache does not have it ({_short(error)})"
+        return f"{id}: the Hub ({huggingface_hub_with_all().constants.ENDPOINT}) can't be reached, and the cache does not have it ({_short(error)})"
     if isinstance(status, int):
         return f"{id}: the Hub answered {status} ({_short(error)})"
     if _is_broken_off(error) or _named(error, ["HTTPError", "RequestException"]):
