@@ -124,6 +124,9 @@ def find_archive(version: str, sha256: str, sdist: Optional[Path], cache_dir: Pa
 # -------------------------------------------------------------- the unpacking
 
 
+SELECTION = 2  # grows with what `needed` takes, so that a tree of an earlier build is unpacked anew
+
+
 def needed(path: PurePosixPath) -> bool:
     """Whether a file of the sdist takes part in a build (a third of its bytes do)."""
     parts = path.parts
@@ -132,7 +135,9 @@ def needed(path: PurePosixPath) -> bool:
     inner = parts[2:]
     if inner[0].startswith(".") or inner[0] in {"benches", "docs", "examples", "media", "models", "tests"}:
         return False
-    return inner[0] != "tools" or len(inner) == 2 or inner[1] == "mtmd"
+    if inner[0] != "tools" or len(inner) == 2:
+        return True
+    return inner[1] in {"mtmd", "server", "ui"} and inner[2] not in {"bench", "tests"}
 
 
 def unpack(archive: Path, dest: Path) -> None:
@@ -393,9 +398,10 @@ def prepare(
             stamp = {"patches": [], "files": [], **stamp, "source": source}
             write_text(dest / STAMP, json.dumps(stamp, indent=1))
     else:
-        if stamp.get("source") != sha256:
+        source = f"{sha256} {SELECTION}"
+        if stamp.get("source") != source:
             unpack(find_archive(version, sha256, sdist, cache_dir or default_cache_dir()), dest)
-            write_text(dest / STAMP, json.dumps({"source": sha256, "patches": [], "files": []}))
+            write_text(dest / STAMP, json.dumps({"source": source, "patches": [], "files": []}))
     apply_series(dest, patches_dir)
 
 
