@@ -258,16 +258,16 @@ class Engine:
         self._observe(lane, pos, tokens, 0, n_after)
         self._tell_news()
 
-    def observe_batch(self, parts: Sequence[Tuple[int, int, Sequence[int], int]]) -> None:
+    def observe_batch(self, parts: Sequence[Tuple[int, int, Sequence[int], int, int]]) -> None:
         """Takes note of the target's last decode, outside of rounds, of tokens of several lanes.
 
         Args:
-            parts: (lane, position of its first token, its tokens, the first one's row in the batch) of every lane, whose
-                tokens are one after the other there.
+            parts: (lane, position of its first token, its tokens, the first one's row in the batch, how many more of the lane
+                are to follow) of every lane, whose tokens are one after the other there.
         """
         self._c.target_decoded(self._engine)
-        for lane, pos, tokens, first_row in parts:
-            self._observe(lane, pos, tokens, first_row, 0)
+        for lane, pos, tokens, first_row, n_after in parts:
+            self._observe(lane, pos, tokens, first_row, n_after)
         self._tell_news()
 
     def _observe(self, lane: int, pos: int, tokens: Sequence[int], first_row: int, n_after: int) -> None:
@@ -309,12 +309,21 @@ class Engine:
         Returns:
             The token, and whether the round goes on.
         """
+        sampled = self._next(sampler, choice, tree, lane)
+        return sampled.token, sampled.child >= 0
+
+    def next_row(self, sampler: llama_cpp.llama_sampler_p, choice: int, tree: DraftTree, *, lane: int) -> Tuple[int, bool, int]:
+        """As next(), and the row of the target's last decode that the token was sampled from."""
+        sampled = self._next(sampler, choice, tree, lane)
+        return sampled.token, sampled.child >= 0, sampled.row
+
+    def _next(self, sampler: llama_cpp.llama_sampler_p, choice: int, tree: DraftTree, lane: int) -> _Token:
         sampled = _Token()
         self._check(self._c.next(self._engine, lane, sampler, choice, ctypes.byref(sampled)))
         tree.sampled.append(sampled.token)
         if sampled.child >= 0:
             tree.path.append(sampled.child)
-        return sampled.token, sampled.child >= 0
+        return sampled
 
     def settle(self, *, lane: int = 0) -> int:
         """Ends the lane's round where it is. Returns how many positions the target's memory then holds."""
@@ -370,10 +379,14 @@ class Engine:
 
     def stats(self, round_seconds: float = 0.0, *, lane: int = 0) -> SpeculativeStats:
         """What was done since reset_stats(). `round_seconds`: what the rounds took as the caller sees it."""
-        stats = self._c.get_stats(self._engine, lane)
+        stats = self.counts(lane=lane)
         seconds = dict(zip(PHASES, stats.seconds))
         seconds["other"] += max(0.0, round_seconds - sum(stats.seconds))
         return SpeculativeStats(stats.rounds, stats.nodes, stats.accepted, stats.tokens, seconds, why=self.explain())
+
+    def counts(self, *, lane: int) -> _Stats:
+        """The numbers alone: fields rounds, drafted, nodes, accepted, tokens and seconds, by phase."""
+        return self._c.get_stats(self._engine, lane)
 
     def reset_stats(self, *, lane: int = 0) -> None:
         self._c.reset_stats(self._engine, lane)

@@ -71,7 +71,7 @@ class Lanes:
         """Decodes the prompts of some lanes, which are empty, in one batch, and samples the token after each."""
         rows = self._decode({lane: (0, tokens) for lane, tokens in prompts.items()})
         if self.engine is not None:
-            self.engine.observe_batch([(lane, 0, tokens, rows[lane]) for lane, tokens in prompts.items()])
+            self.engine.observe_batch([(lane, 0, tokens, rows[lane], 0) for lane, tokens in prompts.items()])
         for lane, tokens in prompts.items():
             self.texts[lane] = [self._sample(rows[lane] + len(tokens) - 1)]
 

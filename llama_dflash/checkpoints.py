@@ -78,23 +78,28 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one context's sequence 0.
+    """The checkpoints of one sequence of a context.
 
     Its owner reports what happens to the memory: `evaluated` or `grown` when tokens are added, `truncate` when some are
     taken away, `clear` and `follow` when it holds another text.
     """
 
-    def __init__(self, ctx: llama_cpp._internals.LlamaContext, max_bytes: int, *, whole: bool) -> None:
+    def __init__(
+        self, ctx: llama_cpp._internals.LlamaContext, max_bytes: int, *, whole: bool, lane: Optional[int] = None
+    ) -> None:
         """
         Args:
             ctx: The context.
             max_bytes: What all checkpoints may take together.
             whole: The model is purely recurrent: its recurrent states are all that it remembers.
+            lane: The sequence, one of several; None: the context's only one.
         """
         self.max_bytes = max_bytes
         self.places: List[int] = []  # branching_places() of the prompt, and perhaps more tokens before it
         self.n_known = 0  # so many tokens at the text's beginning were evaluated as tokens, not as images
         self._ctx = ctx
+        self._lane = lane or 0
+        self._removed = -1 if lane is None else lane  # the sequence's name where llama.cpp removes: -1 is all of them
         self._whole = whole
         self._line: List[Checkpoint] = []  # on the text in memory, in its order
         self._others: List[Checkpoint] = []  # on other texts, those that were left first in front
@@ -212,6 +217,14 @@ class Checkpoints:
 
     # ---------------------------------------------------------------- going back
 
+    def best(self, text: Tokens, n_past: int) -> Optional[Checkpoint]:
+        """The one that restore() would go back to."""
+        return max(self._usable(text, n_past), key=lambda c: c.n_tokens, default=None)
+
+    def _usable(self, text: Tokens, n_past: int) -> List[Checkpoint]:
+        n_usable = len(text) if self._whole else n_past
+        return [c for c in self._all() if c.n_tokens <= n_usable and c.begins(text)]
+
     def restore(self, text: Tokens, n_past: int) -> int:
         """Puts the memory at the longest beginning of `text` that a checkpoint was made of.
 
@@ -221,13 +234,12 @@ class Checkpoints:
         Returns:
             The number of its tokens. 0 if there is none: the memory is then as it was, or empty if llama.cpp failed.
         """
-        n_usable = len(text) if self._whole else n_past
-        usable = [c for c in self._all() if c.n_tokens <= n_usable and c.begins(text)]
+        usable = self._usable(text, n_past)
         if not usable:
             return 0
         best = max(usable, key=lambda c: c.n_tokens)
         if not self._write(best):
-            self._ctx.kv_cache_clear()
+            self._empty()
             self.clear()
             return 0
         if best in self._others:  # the text in memory is another one now
@@ -260,7 +272,7 @@ class Checkpoints:
     # ---------------------------------------------------------------- llama.cpp
 
     def _size(self) -> int:
-        return llama_cpp.llama_state_seq_get_size_ext(self._ctx.ctx, 0, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+        return llama_cpp.llama_state_seq_get_size_ext(self._ctx.ctx, self._lane, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
 
     def _copy(self, text: Tokens, at_turn: bool) -> Optional[Checkpoint]:
         states, self._spare = self._spare, None
@@ -268,7 +280,7 @@ class Checkpoints:
             states = np.empty(self._size(), dtype=np.uint8)
         started = time.monotonic()
         n = llama_cpp.llama_state_seq_get_data_ext(
-            self._ctx.ctx, _pointer(states), states.nbytes, 0, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+            self._ctx.ctx, _pointer(states), states.nbytes, self._lane, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         )
         seconds = time.monotonic() - started
         self._rest_until = started + seconds / SHARE if seconds > CHEAP else 0.0
@@ -279,12 +291,18 @@ class Checkpoints:
         n, n_tokens = checkpoint.states.nbytes, checkpoint.n_tokens
         return (
             llama_cpp.llama_state_seq_set_data_ext(
-                self._ctx.ctx, _pointer(checkpoint.states), n, 0, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+                self._ctx.ctx, _pointer(checkpoint.states), n, self._lane, llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
             )
             == n
-            and self._ctx.kv_cache_seq_rm(-1, n_tokens, -1)
-            and llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, 0) == n_tokens - 1
+            and self._ctx.kv_cache_seq_rm(self._removed, n_tokens, -1)
+            and llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, self._lane) == n_tokens - 1
         )
+
+    def _empty(self) -> None:
+        if self._removed < 0:
+            self._ctx.kv_cache_clear()
+        else:
+            self._ctx.kv_cache_seq_rm(self._lane, -1, -1)
 
 
 def _pointer(data: npt.NDArray[np.uint8]):

@@ -27,10 +27,9 @@ from .checkpoints import Checkpoints, common_prefix
 from .drafts import CommonSettings, Draft, DraftModel, MTPDraft, common_settings, parse
 from .hub import as_hub_id
 from .generation import Conversation, Generation
-from .grammars import check_grammar
 from .memory import Memory
 from .messages import plain_messages
-from .samplers import Processors, Sampler, choice_of
+from .samplers import Processors, Sampler, make_sampler
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns
 
@@ -76,7 +75,16 @@ class Llama(llama_cpp.Llama):
 
     _conversation: Optional[Conversation] = None  # whose tokens are in input_ids, once the target is loaded
     _load_mtp: bool = False  # with the target's next-token-prediction layers
+    _n_lanes: int = 1  # sequences of the context that texts are written in
     _n_live: int = 1  # so many of the last tokens in memory have logits, unless _requires_eval
+
+    def __new__(cls, *args: Any, n_parallel: Optional[int] = None, **kwargs: Any) -> Llama:
+        """`Llama(..., n_parallel=8)` is a `LlamaBatch`, for code that makes a Llama of settings it is given."""
+        if cls is Llama and n_parallel is not None:
+            from .batch import LlamaBatch
+
+            return super().__new__(LlamaBatch)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -180,6 +188,15 @@ class Llama(llama_cpp.Llama):
         params.load_mtp = self._load_mtp  # the stock class, which sets the others, has no argument for it
         self._model_params = params
 
+    @property
+    def context_params(self) -> llama_cpp.llama_context_params:
+        return self._context_params
+
+    @context_params.setter
+    def context_params(self, params: llama_cpp.llama_context_params) -> None:
+        params.n_seq_max = self._n_lanes  # the stock class has no argument for it
+        self._context_params = params
+
     def _load_target(self, model_path: str, **kwargs: Any) -> None:
         if os.path.isfile(model_path):  # else the stock class says so
             _engine.check_model(model_path)
@@ -189,7 +206,7 @@ class Llama(llama_cpp.Llama):
 
     def _load_drafters(self, drafts: List[Draft], common: CommonSettings) -> None:
         drafts = [draft.in_tokens(lambda text: self.tokenize(text, add_bos=False)) for draft in drafts]
-        engine = Engine(self.ctx, drafts, common, n_gpu_layers=self.model_params.n_gpu_layers)
+        engine = Engine(self.ctx, drafts, common, n_gpu_layers=self.model_params.n_gpu_layers, n_lanes=self._n_lanes)
         self._stack.enter_context(contextlib.closing(engine))  # closed before the target's context
         self._memory.engine = engine
         if common.tuned is not None:
@@ -420,15 +437,9 @@ class Llama(llama_cpp.Llama):
 
     # ---------------------------------------------------------------- the sampler
 
-    def _init_sampler(self, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any):
-        """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says
-        how much of a row of logits it has to see."""
-        settings = inspect.signature(super()._init_sampler).bind(*args, **kwargs).arguments
-        check_grammar(settings.get("grammar"), self._model.vocab)
-        processors = self._processors.wrapped(logits_processor)
-        sampler = super()._init_sampler(*args, logits_processor=processors, **kwargs)
-        sampler.__class__, sampler.choice = Sampler, choice_of(settings, processors is not None)
-        return sampler
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
+        """The stock sampler, of which more is known (samplers.py)."""
+        return make_sampler(self, self._processors, *args, **kwargs)
 
     # ---------------------------------------------------------------- generating
 
@@ -606,6 +617,8 @@ class Llama(llama_cpp.Llama):
             RuntimeError: If the target's part does not fit, for instance because it was saved with another
                 flash_attn. All tokens are then forgotten.
         """
+        if getattr(state, "of_a_lane", False):
+            raise _StateDoesNotFit("the state is of a text that a LlamaBatch wrote")
         if self._memory.is_stock:
             return super().load_state(state)
         try:

@@ -19,17 +19,25 @@ from .checkpoints import Checkpoints, Tokens, branching_places
 
 
 class Memory:
-    """The memory of one conversation: sequence 0 of a context.
+    """The memory of one conversation: a sequence of a context, its only one or a lane.
 
     Attributes:
         engine: The drafter at work; None without one.
         checkpoints: Of a target whose memory can't be cut back; None of others.
     """
 
-    def __init__(self, ctx: internals.LlamaContext, checkpoints: Optional[Checkpoints]) -> None:
+    def __init__(self, ctx: internals.LlamaContext, checkpoints: Optional[Checkpoints], lane: Optional[int] = None) -> None:
+        """
+        Args:
+            ctx: The context.
+            checkpoints: Of the same sequence.
+            lane: The sequence, one of several; None: the context's only one.
+        """
         self.engine: Optional[Engine] = None
         self.checkpoints = checkpoints
         self._ctx = ctx
+        self._lane = lane or 0
+        self._removed = -1 if lane is None else lane  # the sequence's name where llama.cpp removes: -1 is all of them
 
     @property
     def is_stock(self) -> bool:
@@ -39,7 +47,7 @@ class Memory:
     @property
     def n_tokens(self) -> int:
         """That the target really holds, whatever anybody believes."""
-        return llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, 0) + 1
+        return llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, self._lane) + 1
 
     # ---------------------------------------------------------------- growing
 
@@ -66,6 +74,10 @@ class Memory:
         """
         if self.engine is not None:
             self.engine.observe(n_past, tokens, n_after)
+        self.evaluated(text, n_past, n_new)
+
+    def evaluated(self, text: Tokens, n_past: int, n_new: int) -> None:
+        """As decoded(), where the engine was told already."""
         if self.checkpoints is not None:
             self.checkpoints.evaluated(text, n_past, n_new)
 
@@ -87,7 +99,7 @@ class Memory:
         Returns:
             False if the target's recurrent states can't be: `go_back` must come next.
         """
-        if not self._ctx.kv_cache_seq_rm(-1, n_past, -1) and self.checkpoints is not None:
+        if not self._ctx.kv_cache_seq_rm(self._removed, n_past, -1) and self.checkpoints is not None:
             return False
         self._truncate(n_past)
         return True
@@ -112,7 +124,7 @@ class Memory:
 
     def ends_at(self, n_past: int) -> bool:
         """True if nothing is left in the target's cache behind the first n_past tokens, now at least."""
-        return self._ctx.kv_cache_seq_rm(-1, n_past, -1)
+        return self._ctx.kv_cache_seq_rm(self._removed, n_past, -1)
 
     def restore(self, wanted: Tokens, n_past: int) -> int:
         """Puts the memory at the last checkpoint in `wanted`, n_past tokens of which are in memory; or empties it.
@@ -122,9 +134,22 @@ class Memory:
         """
         n_restored = self.checkpoints.restore(wanted, n_past)
         if n_restored == 0:
-            self._ctx.kv_cache_clear()
+            self._empty()
             self.checkpoints.truncate(0)
         return n_restored
+
+    def _empty(self) -> None:
+        if self._removed < 0:
+            self._ctx.kv_cache_clear()
+        else:
+            self._ctx.kv_cache_seq_rm(self._lane, -1, -1)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._empty()
+        self.forget_checkpoints()
+        if self.engine is not None:
+            self.engine.truncate(0, lane=self._lane)
 
     def lost(self, n_past: int) -> None:
         """After an error the target holds n_past tokens, fewer than it should."""
@@ -139,7 +164,7 @@ class Memory:
         if self.checkpoints is not None:
             self.checkpoints.truncate(n_past)
         if self.engine is not None:
-            self.engine.truncate(n_past)
+            self.engine.truncate(n_past, lane=self._lane)
 
     # ---------------------------------------------------------------- states
 
@@ -148,7 +173,7 @@ class Memory:
         the latest turn (`checkpoint`, its place in tokens and its bytes)."""
         state: Dict[str, Any] = {}
         if self.engine is not None:
-            state["draft_state"] = self.engine.get_state()
+            state["draft_state"] = self.engine.get_state(lane=self._lane)
         latest = None if self.checkpoints is None else self.checkpoints.latest_turn()
         if latest is not None:
             state["checkpoint"] = latest.n_tokens, latest.states.copy()
@@ -168,6 +193,6 @@ class Memory:
                 self.checkpoints.insert(text[:n_tokens], states)
         if self.engine is not None:
             try:
-                self.engine.set_state(draft_state)
+                self.engine.set_state(draft_state, lane=self._lane)
             except RuntimeError:
-                self.engine.truncate(0)
+                self.engine.truncate(0, lane=self._lane)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Optional, TextIO
+from typing import Callable, Optional, TextIO
 
 
 class Progress:
@@ -16,10 +16,12 @@ class Progress:
     Args:
         what: What is going on, such as "converting drafter".
         stream: Where to show it; None: stderr.
+        what_of: Writes what there is to do; given in bytes if it is left out.
     """
 
-    def __init__(self, what: str, stream: Optional[TextIO] = None) -> None:
+    def __init__(self, what: str, stream: Optional[TextIO] = None, what_of: Optional[Callable[[int], str]] = None) -> None:
         self.what = what
+        self.what_of = what_of or (lambda total: f"{total / 2**20:.0f} MiB")
         self.stream = stream or sys.stderr
         self.started = time.monotonic()
         self.shown: Optional[int] = None  # percent, or tenths where the line can't move
@@ -31,7 +33,7 @@ class Progress:
         if seconds < 1 or step == self.shown:
             return
         self.shown = step
-        text = f"{self.what}: {done * 100 // max(total, 1)} % of {total / 2**20:.0f} MiB, {seconds:.0f} s"
+        text = f"{self.what}: {done * 100 // max(total, 1)} % of {self.what_of(total)}, {seconds:.0f} s"
         print(f"\r\033[K{text}" if moves else text, end="" if moves else "\n", file=self.stream, flush=True)
 
     def close(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Callable, Mapping, Optional
 
+import llama_cpp
 import numpy as np
 import numpy.typing as npt
 from llama_cpp import LogitsProcessorList
@@ -11,7 +13,7 @@ from llama_cpp import _internals as internals
 
 from . import _engine
 from ._engine import ARGMAX, TOP_K, WHOLE_ROW
-from .grammars import raise_grammar_error
+from .grammars import check_grammar, raise_grammar_error
 
 
 class Sampler(internals.LlamaSampler):
@@ -85,3 +87,27 @@ class Processors:
             return scores
 
         return process
+
+
+_stock_sampler = llama_cpp.Llama._init_sampler
+
+
+def make_sampler(text: Any, processors: Processors, *args: Any, logits_processor: Optional[LogitsProcessorList] = None, **kwargs: Any) -> Sampler:
+    """The stock sampler, with processors whose exceptions do not get lost in C and grammars that were checked. It says how
+    much of a row of logits it has to see.
+
+    Args:
+        text: What the stock class's `_init_sampler` looks at of a Llama: `_model`, `_n_vocab`, `_seed`, `last_n_tokens_size` and,
+            for logits processors, `_input_ids`.
+        processors: At work for this text.
+        args, kwargs: Those of `_init_sampler`.
+
+    Raises:
+        GrammarError: If the grammar is wrong.
+    """
+    settings = inspect.signature(_stock_sampler).bind(text, *args, **kwargs).arguments
+    check_grammar(settings.get("grammar"), text._model.vocab)
+    wrapped = processors.wrapped(logits_processor)
+    sampler = _stock_sampler(text, *args, logits_processor=wrapped, **kwargs)
+    sampler.__class__, sampler.choice = Sampler, choice_of(settings, wrapped is not None)
+    return sampler
