@@ -21,13 +21,14 @@ PAGES = [  # another page is added by its name
     "cli.md",
     "ngram.md",
     "python-api.md",
+    "batches.md",
     "coming-from-llama-cpp-python.md",
     "structured-output.md",
     "langchain.md",
     "llama-index.md",
 ]
 # over the shipped pair: their texts have to come to an end, or they speak of hybrid targets
-SHIPPED = {"ngram.md", "python-api.md", "coming-from-llama-cpp-python.md", "structured-output.md", "langchain.md", "llama-index.md"}
+SHIPPED = {"ngram.md", "python-api.md", "batches.md", "coming-from-llama-cpp-python.md", "structured-output.md", "langchain.md", "llama-index.md"}
 NEEDS = {  # page: modules
     "structured-output.md": ["instructor", "outlines", "llguidance"],
     "langchain.md": ["langchain_community", "langchain_llama_cpp"],
