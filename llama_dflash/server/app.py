@@ -9,6 +9,7 @@ from . import check_installed
 
 check_installed()
 
+import anyio.to_thread  # noqa: E402
 import llama_cpp  # noqa: E402
 from fastapi import Depends, FastAPI, Response  # noqa: E402
 from fastapi.middleware.cors import CORSMiddleware  # noqa: E402
@@ -73,7 +74,7 @@ def create_app(
     media.allow(found.allowed_media_hosts, max_bytes)
 
     proxy: LlamaProxy = upstream._llama_proxy
-    queue = Queue(found.max_queue)
+    queue = Queue(found.max_queue, proxy.n_parallel)
     app.router.route_class = upstream.RouteErrorHandler  # of the routes that follow
     _use(app, proxy, queue, found.interrupt_requests)
     _add_routes(app, proxy, queue)
@@ -95,6 +96,8 @@ def _use(app: FastAPI, proxy: LlamaProxy, queue: Queue, interrupts: bool) -> Non
     """Has upstream's routes take turns in our queue, and stream our way. They look these names up with every request."""
 
     async def get_llama_proxy() -> AsyncIterator[LlamaProxy]:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = max(threads.total_tokens, 2 * queue.n_turns + 8)  # an answer that is written has one
         async with queue.turn():
             await run_in_threadpool(proxy, this_client().model)  # loads it, if need be, while others are heard
             yield proxy

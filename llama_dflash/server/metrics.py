@@ -53,7 +53,7 @@ def _lines(counts: Dict[str, float], requests: Iterable[Tuple[Tuple[str, int], i
     for name, what in _COUNTERS.items():
         yield from _one(f"{name}_total", "counter", what, counts.get(name, 0))
     yield from _one("requests_waiting", "gauge", "Requests that wait for the model.", queue.n_waiting)
-    yield from _one("requests_running", "gauge", "Requests that have the model: 1 or 0.", int(queue.is_taken))
+    yield from _one("requests_running", "gauge", "Requests that have the model: --n_parallel at most.", queue.n_running)
     rounds, accepted = counts.get("rounds", 0), counts.get("draft_nodes_accepted", 0)
     length = (accepted + rounds) / rounds if rounds else 0.0
     yield from _one("acceptance_length", "gauge", "Tokens per round since the start; plain decoding has 1.", length)

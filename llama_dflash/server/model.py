@@ -10,7 +10,7 @@ import llama_cpp.server.model as upstream
 
 from ._names import names_in
 from .media import MediaHosts
-from .served import ServedLlama
+from .served import ServedBatch, ServedLlama
 from .settings import ModelSettings
 
 
@@ -24,12 +24,22 @@ class LlamaProxy(upstream.LlamaProxy):
     def __init__(self, models: List[ModelSettings]) -> None:
         for settings in models:
             settings.drafters()  # said now, not when somebody asks for the model
+            if settings.n_parallel > 1 and len(models) > 1:
+                raise ValueError(
+                    f"n_parallel is {settings.n_parallel}, but the server has {len(models)} models, of which one is loaded at a time: "
+                    "leave it out, or start a server for each"
+                )
         super().__init__(models)
 
     @property
     def models(self) -> Mapping[str, ModelSettings]:
         """Every model's settings by its name, the default model first."""
         return self._model_settings_dict
+
+    @property
+    def n_parallel(self) -> int:
+        """Requests that are answered at once."""
+        return max(settings.n_parallel for settings in self.models.values())
 
     @staticmethod
     def load_llama_from_model_settings(settings: ModelSettings) -> llama_cpp.Llama:
@@ -63,6 +73,10 @@ def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:
     own: Dict[str, Any] = {}
     if settings.checkpoint_bytes is not None:
         own["checkpoint_bytes"] = settings.checkpoint_bytes
+    if settings.n_parallel > 1:
+        own["n_parallel"] = settings.n_parallel
+        if "embedding" not in settings.model_fields_set:
+            own["embedding"] = False
     drafters = settings.drafters()
     if not drafters:
         return own
@@ -76,8 +90,10 @@ def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:
     return own
 
 
-def _llama_class(own: Dict[str, Any]) -> Type[ServedLlama]:
-    class Configured(ServedLlama):
+def _llama_class(own: Dict[str, Any]) -> Type[llama_cpp.Llama]:
+    served: Type[Any] = ServedBatch if "n_parallel" in own else ServedLlama
+
+    class Configured(served):  # type: ignore[misc, valid-type]
         logits_on_request = own.get("logits_all") is False
 
         def __init__(self, model_path: str, **kwargs: Any) -> None:
@@ -86,5 +102,5 @@ def _llama_class(own: Dict[str, Any]) -> Type[ServedLlama]:
     return Configured
 
 
-def _llama_cpp_with(llama: Type[ServedLlama]) -> types.SimpleNamespace:
+def _llama_cpp_with(llama: Type[llama_cpp.Llama]) -> types.SimpleNamespace:
     return types.SimpleNamespace(**{**vars(llama_cpp), "Llama": llama})

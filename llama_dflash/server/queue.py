@@ -1,4 +1,4 @@
-"""Requests take turns with the model, in the order in which they came."""
+"""Requests take turns with the model, in the order in which they came: one at a time, or as many as it writes at once."""
 
 from __future__ import annotations
 
@@ -26,21 +26,28 @@ class Queue:
     request keeps in memory; it waits where it asks for its turn.
     """
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, n_turns: int = 1) -> None:
+        """
+        Args:
+            max_waiting: Requests that may wait.
+            n_turns: Requests that have the model at once.
+        """
         self.max_waiting = max_waiting
+        self.n_turns = n_turns
         self.n_inside = 0
         self.n_waiting = 0
-        self._lock = anyio.Lock()  # first come, first served
+        self._turns = anyio.Semaphore(n_turns)  # first come, first served
         self._turn_seconds = 1.0  # of the last turns, about
 
     @property
-    def is_taken(self) -> bool:
-        return self._lock.locked()
+    def n_running(self) -> int:
+        """Requests that have the model."""
+        return self.n_turns - self._turns.value
 
     @contextlib.contextmanager
     def inside(self) -> Any:
         """Raises QueueFull if there is no room for one more request."""
-        if self.n_inside > self.max_waiting:
+        if self.n_inside >= self.max_waiting + self.n_turns:
             raise QueueFull(self.max_waiting, self._retry_seconds())
         self.n_inside += 1
         try:
@@ -61,7 +68,7 @@ class Queue:
             this_client().check()
             yield
         finally:
-            self._lock.release()
+            self._turns.release()
             self._turn_seconds += 0.2 * (time.monotonic() - started - self._turn_seconds)
 
     async def _wait(self) -> None:
@@ -70,11 +77,11 @@ class Queue:
         try:
             with anyio.CancelScope() as scope, client.wakes(scope.cancel):
                 client.check()
-                await self._lock.acquire()
+                await self._turns.acquire()
                 has_it = True
         except BaseException:
             if has_it:
-                self._lock.release()
+                self._turns.release()
             raise
         finally:
             self.n_waiting -= 1
@@ -82,7 +89,7 @@ class Queue:
             client.check()
 
     def _retry_seconds(self) -> int:
-        return int(min(max(1, self._turn_seconds * self.n_inside), 600))
+        return int(min(max(1, self._turn_seconds * self.n_inside / self.n_turns), 600))
 
 
 class Admission:

@@ -1,4 +1,5 @@
-"""`ServedLlama`: a Llama that says with every answer how long it took and how many drafted tokens were accepted."""
+"""`ServedLlama`: a Llama that says with every answer how long it took and how many drafted tokens were accepted. `ServedBatch`:
+a LlamaBatch whose answers do."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ import jinja2
 import llama_cpp
 import numpy as np
 
+from ..batch import LlamaBatch
+from ..batch.front import Front
 from ..chunks import Chunk, of_whole_answer, with_openais_tool_calls
 from ..llama import Llama
 from .choices import Request, Usage, joined, one_each, one_stream, sum_of
@@ -69,8 +72,8 @@ class Timings:
         return fields
 
 
-class ServedLlama(Llama):
-    """A Llama whose answers to the server, and the last chunk of those that are streamed, have `timings`."""
+class Served(llama_cpp.Llama):
+    """What answers the server: its answers, and the last chunk of those that are streamed, have `timings`."""
 
     logits_on_request = False  # keep all logits during requests for logprobs, at no other time
 
@@ -238,3 +241,20 @@ class ServedLlama(Llama):
                 timings.draft_n += stats.nodes
                 timings.draft_n_accepted += stats.accepted
                 timings.n_rounds += stats.rounds
+
+
+class ServedLlama(Served, Llama):
+    """Answers one request at a time."""
+
+
+class ServedFront(Served, Front):
+    """Answers one request of several."""
+
+
+class ServedBatch(LlamaBatch):
+    """Answers several requests at once."""
+
+    _front_class = ServedFront
+
+    def __call__(self, **request: Any) -> Any:
+        return self._front()(**request)

@@ -79,6 +79,11 @@ class ModelSettings(upstream.ModelSettings):
         default="whole",
         description="How much the drafter denoises in a round: its whole block, or short, no more than its tree can use.",
     )
+    n_parallel: int = Field(
+        default=1,
+        ge=1,
+        description="Requests that are answered at once, in one forward for all of them, each with n_ctx tokens. Of a server of one model.",
+    )
     checkpoint_bytes: Optional[int] = Field(
         default=None,
         ge=0,
