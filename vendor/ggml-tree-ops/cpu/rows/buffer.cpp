@@ -10,6 +10,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__linux__)
+#    include <sys/mman.h>
+#endif
+
 namespace rows {
 
 namespace {
@@ -59,9 +63,23 @@ void get_tensor(ggml_backend_buffer_t, const ggml_tensor * tensor, void * data, 
     get(tensor, data, offset, size);
 }
 
+// Weights are read from end to end: with large pages no time goes into finding pages.
+void ask_for_large_pages(void * memory, size_t size) {
+#if defined(__linux__)
+    constexpr uintptr_t PAGE = 2u << 20;
+    const uintptr_t     from = GGML_PAD((uintptr_t) memory, PAGE), to = ((uintptr_t) memory + size)/PAGE*PAGE;
+    if (from < to) {
+        madvise((void *) from, to - from, MADV_HUGEPAGE); // a wish: it is no matter if it fails
+    }
+#else
+    (void) memory, (void) size;
+#endif
+}
+
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t size) {
     ggml_backend_buffer_t buffer = ggml_backend_buft_alloc_buffer(ggml_backend_cpu_buffer_type(), size);
     if (buffer) {
+        ask_for_large_pages(ggml_backend_buffer_get_base(buffer), size);
         buffer->buft             = type;
         buffer->iface.set_tensor = set_tensor;
         buffer->iface.get_tensor = get_tensor;

@@ -42,6 +42,9 @@ struct tiling {
 
 row row_of_tensors(const ggml_tensor * op, int64_t i) {
     const ggml_tensor * x = op->src[1];
+    if (i < x->ne[1]) { // divisions would take their time for every few results
+        return {(const float *) ((const char *) x->data + i*x->nb[1]), (float *) ((char *) op->data + i*op->nb[1])};
+    }
     const int64_t i1 = i % x->ne[1], i2 = i/x->ne[1] % x->ne[2], i3 = i/x->ne[1]/x->ne[2];
     return {(const float *) ((const char *) x->data + i1*x->nb[1] + i2*x->nb[2] + i3*x->nb[3]),
             (float *) ((char *) op->data + i1*op->nb[1] + i2*op->nb[2] + i3*op->nb[3])};
@@ -173,7 +176,7 @@ private:
         return {here + bytes + bytes*t/tiles.n_tiles, bytes/tiles.n_tiles};
     }
 
-    static constexpr size_t AHEAD = 8192;
+    static constexpr size_t AHEAD = 16384;
 
     const work &  w;
     const job &   j;
