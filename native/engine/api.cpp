@@ -7,6 +7,7 @@
 
 #include "abort-guard.h"
 #include "dflash/dflash-drafter.h"
+#include "drafter-file.h"
 #include "fit.h"
 #include "make-drafter.h"
 #include "model-file.h"
@@ -111,6 +112,15 @@ const char * llama_dflash_misfits(const char * target, const char * drafter) {
     });
 }
 
+const char * llama_dflash_kind_of(const char * path) {
+    static thread_local std::string kind;
+    return guarded((const char *) nullptr, [&] {
+        const abort_guard guard;
+        kind = drafter_file::kind_of(path);
+        return kind.c_str();
+    });
+}
+
 int32_t llama_dflash_injected_at_once(void) {
     return feature_queue::batch;
 }
@@ -129,7 +139,13 @@ llama_token llama_dflash_sample(llama_sampler * sampler, llama_context * ctx, in
 }
 
 llama_token llama_dflash_sample_from_top(llama_sampler * chain, const float * top, int32_t n_top) {
-    return guarded(-1, [&] { return sample_from_top(chain, top, n_top); });
+    return guarded(-1, [&] {
+        const llama_token token = choose_from_top(chain, top, n_top);
+        if (token >= 0) {
+            llama_sampler_accept(chain, token);
+        }
+        return token;
+    });
 }
 
 bool llama_dflash_uses_trees(const llama_dflash * engine) {
@@ -174,10 +190,28 @@ int32_t llama_dflash_round(
     });
 }
 
+static llama_dflash_token as_given(const llama_dflash * engine, int32_t lane, const sampled_token & sampled) {
+    return { sampled.token, sampled.node, engine->lane_of(lane).row(sampled.node), sampled.child };
+}
+
 int32_t llama_dflash_next(llama_dflash * engine, int32_t lane, llama_sampler * sampler, llama_dflash_choice choice, llama_dflash_token * sampled) {
     return guarded(-1, [&] {
-        const sampled_token next = engine->next(lane, sampler, choice);
-        *sampled = { next.token, next.node, engine->lane_of(lane).row(next.node), next.child };
+        *sampled = as_given(engine, lane, engine->next(lane, sampler, choice));
+        return 0;
+    });
+}
+
+int32_t llama_dflash_row(llama_dflash * engine, int32_t lane) {
+    return guarded(-1, [&] { return engine->row(lane); });
+}
+
+llama_token llama_dflash_decided(llama_dflash * engine, int32_t lane, llama_sampler * sampler, llama_dflash_choice choice) {
+    return guarded(-1, [&] { return engine->decided(lane, sampler, choice); });
+}
+
+int32_t llama_dflash_sampled(llama_dflash * engine, int32_t lane, llama_token token, llama_dflash_token * sampled) {
+    return guarded(-1, [&] {
+        *sampled = as_given(engine, lane, engine->sampled(lane, token));
         return 0;
     });
 }

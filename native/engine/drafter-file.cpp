@@ -18,18 +18,25 @@
 static const char * const key_tokens = "tokenizer.ggml.tokens";
 
 std::unique_ptr<drafter_file> drafter_file::open(const std::string & path) {
-    auto file = std::make_unique<draft_model_file>(path);
-    const std::string arch = file->architecture();
-    if (arch == "dflash") {
+    const std::string kind = kind_of(path);
+    if (kind == "dflash") {
         return std::make_unique<dflash_file>(path);
     }
-    if (arch == "eagle3") {
+    if (kind == "eagle3") {
         return std::make_unique<eagle3_file>(path);
     }
-    if (auto layer = std::make_unique<mtp_file>(path); layer->is_alone()) {
-        return layer;
+    if (kind == "mtp") {
+        return std::make_unique<mtp_file>(path);
     }
-    return file;
+    return std::make_unique<draft_model_file>(path);
+}
+
+std::string drafter_file::kind_of(const std::string & path) {
+    const std::string arch = draft_model_file(path).architecture();
+    if (arch == "dflash" || arch == "eagle3") {
+        return arch;
+    }
+    return mtp_file(path).is_alone() ? "mtp" : "model";
 }
 
 void drafter_file::ggml_deleter::operator()(ggml_context * c) const {

@@ -18,6 +18,9 @@ public:
     // The class that the file's architecture asks for. Refuses one that is missing or no GGUF file.
     static std::unique_ptr<drafter_file> open(const std::string & path);
 
+    // The kind of drafter that the file is, by its architecture and what it holds. Refuses as open() does.
+    static std::string kind_of(const std::string & path);
+
     virtual ~drafter_file() = default;
 
     // Refuses a file that is truncated, damaged, or none of this kind.

@@ -115,6 +115,10 @@ extern "C" {
     // Returns sentences, one a line, "" if the two fit; NULL on failure. Valid until the thread's next call.
     LLAMA_DFLASH_API const char * llama_dflash_misfits(const char * target, const char * drafter);
 
+    // Which kind of drafter the file at `path` is: "dflash", "eagle3", "mtp" or "model" (any other one). NULL on failure. Valid
+    // until the thread's next call.
+    LLAMA_DFLASH_API const char * llama_dflash_kind_of(const char * path);
+
     // How many positions a DFlash drafter takes in with one forward: its sliding-window cache has room for them.
     LLAMA_DFLASH_API int32_t llama_dflash_injected_at_once(void);
 
@@ -167,6 +171,20 @@ extern "C" {
     LLAMA_DFLASH_API int32_t llama_dflash_next(
             struct llama_dflash * engine, int32_t lane, struct llama_sampler * sampler, enum llama_dflash_choice choice,
             struct llama_dflash_token * sampled);
+
+    // llama_dflash_next() in steps, for who samples otherwise than with a llama_sampler. Where the lane's next token is to be
+    // sampled: that node's row, for llama_get_logits_ith(). < 0 on failure: no round of it is going on.
+    LLAMA_DFLASH_API int32_t llama_dflash_row(struct llama_dflash * engine, int32_t lane);
+
+    // The token that a sampler chooses there, if what is at hand decides that without the rest of the row; the sampler has then
+    // not accepted it yet. < 0 where it does not, or if the sampler failed: sample from the whole row; no sampler has moved.
+    LLAMA_DFLASH_API llama_token llama_dflash_decided(
+            struct llama_dflash * engine, int32_t lane, struct llama_sampler * sampler, enum llama_dflash_choice choice);
+
+    // This token was sampled there. sampled->token is the one to go on with: the same, but for synthetic lengths. Returns 0, or
+    // < 0 on failure.
+    LLAMA_DFLASH_API int32_t llama_dflash_sampled(
+            struct llama_dflash * engine, int32_t lane, llama_token token, struct llama_dflash_token * sampled);
 
     // End the lane's round where it is: the nodes at which tokens were sampled stay in the target's memory, which is then that
     // of plain decoding after the same tokens. Returns the number of positions in memory, or < 0 on failure. Harmless where no

@@ -33,21 +33,29 @@ static llama_token best_at(llama_context * target, int32_t row, int32_t n_top, i
 
 static bool is_token(llama_token token, int32_t n_vocab) { return token >= 0 && token < n_vocab; }
 
-llama_token sample_at(llama_context * target, int32_t row, int32_t n_top, llama_sampler * sampler, llama_dflash_choice choice) {
+llama_token decided_at(llama_context * target, int32_t row, int32_t n_top, llama_sampler * sampler, llama_dflash_choice choice) {
     const int32_t n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(target)));
     if (choice == LLAMA_DFLASH_CHOICE_ARGMAX) {
         const llama_token best = best_at(target, row, n_top, n_vocab);
         if (is_token(best, n_vocab)) { // else the sampler has to decide what no best token means
-            llama_sampler_accept(sampler, best);
             return best;
         }
     }
     if (choice == LLAMA_DFLASH_CHOICE_TOP_K && n_top >= TOP_SAMPLING_ENTRIES) {
         const float *     entries = llama_tree_get_top_ith(target, row);
-        const llama_token token   = entries ? sample_from_top(sampler, entries, n_top) : -1;
+        const llama_token token   = entries ? choose_from_top(sampler, entries, n_top) : -1;
         if (is_token(token, n_vocab)) {
             return token;
         }
     }
-    return llama_sampler_sample(sampler, target, row);
+    return -1;
+}
+
+llama_token sample_at(llama_context * target, int32_t row, int32_t n_top, llama_sampler * sampler, llama_dflash_choice choice) {
+    const llama_token token = decided_at(target, row, n_top, sampler, choice);
+    if (token < 0) {
+        return llama_sampler_sample(sampler, target, row);
+    }
+    llama_sampler_accept(sampler, token);
+    return token;
 }

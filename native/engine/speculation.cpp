@@ -80,16 +80,27 @@ round_status speculation::start(const std::vector<round_request> & requests) {
 }
 
 sampled_token speculation::next(int32_t id, llama_sampler * sampler, llama_dflash_choice choice) {
+    const int32_t row = this->row(id);
+    want(choice);
+    return sampled(id, sample_at(target, row, n_top, sampler, choice));
+}
+
+int32_t speculation::row(int32_t id) {
     lane & lane = lane_of(id);
-    if (!lane.is_walking()) {
-        throw std::logic_error("no round is going on: start one first");
-    }
+    const int32_t node = enter(lane);
     clock.resume();
-    if (device_outputs && choice == LLAMA_DFLASH_CHOICE_TOP_K) {
-        n_wanted = TOP_SAMPLING_ENTRIES; // and so it stays: a change makes graphs anew, which takes longer than a few more entries
-    }
-    const int32_t       node   = lane.enter();
-    const llama_token   token  = choose_at(lane, node, sampler, choice);
+    return lane.row(node);
+}
+
+llama_token speculation::decided(int32_t id, llama_sampler * sampler, llama_dflash_choice choice) {
+    const int32_t row = this->row(id);
+    want(choice);
+    return decided_at(target, row, n_top, sampler, choice);
+}
+
+sampled_token speculation::sampled(int32_t id, llama_token sampled) {
+    lane & lane = lane_of(id);
+    const llama_token   token  = taken(lane, enter(lane), sampled);
     const sampled_token result = lane.sampled(token, is_last(lane, token));
     clock.end_phase(LLAMA_DFLASH_PHASE_SAMPLE);
     if (result.child < 0) {
@@ -182,8 +193,23 @@ void speculation::fetch(int32_t n) {
 // accept
 //
 
-llama_token speculation::choose_at(const lane & lane, int32_t node, llama_sampler * sampler, llama_dflash_choice choice) const {
-    const llama_token token = sample_at(target, lane.row(node), n_top, sampler, choice);
+// The node where the lane's next token is sampled.
+int32_t speculation::enter(lane & lane) {
+    if (!lane.is_walking()) {
+        throw std::logic_error("no round is going on: start one first");
+    }
+    return lane.enter();
+}
+
+// How much of the next rounds' rows is fetched.
+void speculation::want(llama_dflash_choice choice) {
+    if (device_outputs && choice == LLAMA_DFLASH_CHOICE_TOP_K) {
+        n_wanted = TOP_SAMPLING_ENTRIES; // and so it stays: a change makes graphs anew, which takes longer than a few more entries
+    }
+}
+
+// What is taken for the token that was sampled at the node.
+llama_token speculation::taken(const lane & lane, int32_t node, llama_token token) const {
     const bool on_path = synthetic.on() && (int32_t) lane.path.size() < lane.n_max;
     return on_path ? synthetic.accepted_token(lane.tree, node, token) : token;
 }

@@ -29,6 +29,12 @@ public:
     // at its end what was accepted is in the target's memory, and nothing else of this lane.
     sampled_token next(int32_t lane, llama_sampler * sampler, llama_dflash_choice choice);
 
+    // next() in steps, for who samples otherwise: the row of the node where the walk is; the token that is decided there without
+    // the rest of the row (sampling.h); and: it was this token.
+    int32_t       row(int32_t lane);
+    llama_token   decided(int32_t lane, llama_sampler * sampler, llama_dflash_choice choice);
+    sampled_token sampled(int32_t lane, llama_token token);
+
     // Ends the lane's walk where it is, if there is one: the path so far, at least the root, is kept, other nodes go.
     // Returns how many positions of the lane are in memory after its last round.
     int32_t settle(int32_t lane);
@@ -66,7 +72,9 @@ private:
     auto_budget & budget();
     bool          is_auto() const { return params.budget == 0; }
     int32_t       room_beside_root(const lane & lane) const;
-    llama_token   choose_at(const lane & lane, int32_t node, llama_sampler * sampler, llama_dflash_choice choice) const;
+    int32_t       enter(lane & lane);
+    llama_token   taken(const lane & lane, int32_t node, llama_token token) const;
+    void          want(llama_dflash_choice choice);
     void          fetch(int32_t n);
     bool          is_last(const lane & lane, llama_token token) const;
     void          finish(lane & lane, bool early);

@@ -68,7 +68,7 @@ static int32_t apply_top_k(llama_sampler * chain, llama_token_data_array & array
     return -1;
 }
 
-llama_token sample_from_top(llama_sampler * chain, const float * top, int32_t n_top) {
+llama_token choose_from_top(llama_sampler * chain, const float * top, int32_t n_top) {
     candidates entries = candidates_of(top, n_top);
     if (entries.empty() || llama_sampler_chain_get(chain, -1) == nullptr) { // the latter: no chain
         return UNDECIDED;
@@ -87,7 +87,5 @@ llama_token sample_from_top(llama_sampler * chain, const float * top, int32_t n_
     if (array.selected < 0 || array.selected >= (int64_t) array.size) {
         return UNDECIDED; // a chain that selects nothing: it has no random numbers to lose either
     }
-    const llama_token token = array.data[array.selected].id;
-    llama_sampler_accept(chain, token);
-    return token;
+    return array.data[array.selected].id;
 }
