@@ -1,6 +1,7 @@
 """The commands around `run`: pairs, tune, doctor, completion, and the short names of pull."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,15 @@ def folders(tmp_path, monkeypatch, files):
     monkeypatch.chdir(files)
 
 
+@pytest.fixture
+def one_cpu():
+    """For commands that take all CPUs by default; the models are too small for more than one."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    yield
+    os.sched_setaffinity(0, cpus)
+
+
 def test_pairs_lists_what_is_known(capsys):
     assert cli.main(["pairs", "qwen3.5-27b"]) == 0
     shown = capsys.readouterr().out
@@ -25,7 +35,7 @@ def test_pairs_lists_what_is_known(capsys):
     assert cli.main(["pairs", "--json"]) == 0 and len(json.loads(capsys.readouterr().out)) > 20
 
 
-def test_tune_finds_what_is_fastest_and_run_takes_it(command, files, capsys):
+def test_tune_finds_what_is_fastest_and_run_takes_it(command, files, capsys, one_cpu):
     assert cli.main(["tune", "target.gguf", "--draft-model", "drafter.gguf", "--seconds", "1", "--json"]) == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
@@ -50,7 +60,7 @@ def test_what_was_learned_is_used_for_the_same_drafters_only(files):
     assert tuning.find("target.gguf") is None
 
 
-def test_pull_gives_a_file_a_short_name(capsys, command):
+def test_pull_gives_a_file_a_short_name(capsys, command, one_cpu):
     assert cli.main(["pull", "target.gguf", "--draft-model", "drafter.gguf,ngram", "--name", "Mine"]) == 0
     assert "llama-dflash run mine" in capsys.readouterr().out
     assert cli.main(["pull", "--names"]) == 0 and capsys.readouterr().out == "mine\n"

@@ -1,11 +1,12 @@
 """Every code block of a page of docs/ does what the page says (pages.py says how a block is marked)."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "convert")]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "convert"), str(Path(__file__).parents[1] / "hub")]
 
 import checkpoints  # noqa: E402
 import drafter_models  # noqa: E402
@@ -19,6 +20,7 @@ PAGES = [  # another page is added by its name
     "server.md",
     "convert.md",
     "cli.md",
+    "hub.md",
     "ngram.md",
     "python-api.md",
     "batches.md",
@@ -55,7 +57,35 @@ def folder(page, tmp_path, monkeypatch):
     link_shipped_models(tmp_path) if page in SHIPPED else write_random_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+    monkeypatch.setenv("LLAMA_DFLASH_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    if page == "hub.md":
+        yield from folder_and_hub(tmp_path, monkeypatch)
+    elif page == "cli.md" and hasattr(os, "sched_setaffinity"):
+        yield from folder_on_one_cpu(tmp_path)
+    else:
+        yield tmp_path
+
+
+def folder_on_one_cpu(folder):
+    """Its commands take all CPUs by default; the models are too small for more than one."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    yield folder
+    os.sched_setaffinity(0, cpus)
+
+
+def folder_and_hub(folder, monkeypatch):
+    """A Hub that has the page's models: the tiny ones by other names."""
+    pytest.importorskip("huggingface_hub")
+    from hub_server import HubServer, use_hub
+
+    hub = HubServer()
+    use_hub(monkeypatch, hub.url, folder)
+    hub.add("Qwen/Qwen3-8B-GGUF", {"Qwen3-8B-Q4_K_M.gguf": (folder / "target.gguf").read_bytes()})
+    hub.add("z-lab/Qwen3-8B-DFlash-b16", {file.name: file.read_bytes() for file in (folder / "Qwen3-8B-DFlash").iterdir()})
+    yield folder
+    hub.close()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -11,7 +11,7 @@ pytest.importorskip("huggingface_hub")
 
 from checkpoints import write_case  # noqa: E402
 from drafter_models import write_drafter  # noqa: E402
-from hub_server import HubServer  # noqa: E402
+from hub_server import HubServer, use_hub  # noqa: E402
 from models import write_target  # noqa: E402
 
 import llama_dflash  # noqa: E402, F401  (before llama_cpp)
@@ -39,19 +39,6 @@ def hub(monkeypatch, tmp_path):
     use_hub(monkeypatch, server.url, tmp_path)
     yield server
     server.close()
-
-
-def use_hub(monkeypatch, url: str, folder: Path, offline: bool = False) -> None:
-    """From now on huggingface_hub, which reads its settings when it is imported, asks this server and has this cache."""
-    monkeypatch.setenv("HF_ENDPOINT", url)
-    monkeypatch.setenv("HF_HOME", str(folder / "hf"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1" if offline else "0")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.setenv("LLAMA_DFLASH_CACHE", str(folder / "cache"))
-    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in [name for name in sys.modules if name.split(".")[0] == "huggingface_hub"]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def files_of(path: Path) -> dict:
