@@ -2,12 +2,15 @@
 
 import contextlib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import llama_cpp
 import models
 import numpy as np
 import pytest
 from conftest import write_pair
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llama_dflash import Llama, LlamaBatch, NGramDraft
 from llama_dflash.checkpoints import NEAR
@@ -52,6 +55,14 @@ def load(target):
             return stack.enter_context(llm)
 
         yield get
+
+
+@pytest.fixture(scope="module")
+def lasting(target):
+    """One that has seen much."""
+    path, draft = target
+    with LlamaBatch(str(path), draft_model=draft, n_parallel=3, **SETTINGS) as llm:
+        yield llm
 
 
 @pytest.fixture
@@ -181,3 +192,44 @@ def test_states_of_others_in_a_cache_are_misses(target, load, alone):
 def test_beginnings_shorter_than_a_copy_is_worth_are_evaluated(load, alone):
     llm, prompts = load(), [[TURN, *words(NEAR // 2, 6), *message(30, 60 + i)] for i in range(5)]
     assert texts_of(llm.create_completions(prompts, **ASKED)) == [alone(prompt) for prompt in prompts]
+
+
+REQUESTS = st.lists(
+    st.fixed_dictionaries(
+        dict(
+            begins=st.integers(0, 3),  # which long beginning
+            n_shared=st.sampled_from([0, 20, 60, 130]),  # so many tokens of it
+            n_own=st.integers(1, 60),
+            left_after=st.sampled_from([None, None, 1, 3]),  # chunks that are read of a stream
+            temperature=st.sampled_from([0.0, 1.0]),
+        )
+    ),
+    min_size=4,
+    max_size=16,
+)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(requests=REQUESTS, cached=st.sampled_from([None, 1 << 30, 1 << 20]), n_threads=st.integers(1, 6))
+def test_whatever_is_in_memory_texts_are_those_of_a_llama_alone(lasting, alone, requests, cached, n_threads):
+    """Beginnings that are shared or not, streams that are left, a cache that is large, too small or not there."""
+    llm = lasting
+    llm.set_cache(None if cached is None else llama_cpp.LlamaRAMCache(cached))
+    asked = []
+    for i, one in enumerate(requests):
+        prompt = [TURN, *message(130, one["begins"])][: one["n_shared"]] + message(one["n_own"], 100 + i)
+        asked.append((prompt, dict(ASKED, temperature=one["temperature"], seed=i), one["left_after"]))
+
+    def ask(one):
+        prompt, request, left_after = one
+        if left_after is None:
+            return llm.create_completion(prompt, **request)["choices"][0]["text"]
+        stream = llm.create_completion(prompt, stream=True, **request)
+        for _ in zip(range(left_after), stream):
+            pass
+        stream.close()
+
+    with ThreadPoolExecutor(n_threads) as threads:
+        texts = list(threads.map(ask, asked))
+    for (prompt, request, left_after), text in zip(asked, texts):
+        assert left_after is not None or text == alone(prompt, **request)

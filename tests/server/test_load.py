@@ -27,9 +27,9 @@ def n_tokens_of(i):
     return 8 + i % 25
 
 
-@pytest.fixture(scope="module")
-def server(start, pair):
-    options = {**OPTIONS, "verbose": False, "max_queue": N_CLIENTS}
+@pytest.fixture(scope="module", params=[1, 4], ids=["one at a time", "four at once"])
+def server(request, start, pair):
+    options = {**OPTIONS, "verbose": False, "max_queue": N_CLIENTS, "n_parallel": request.param}
     return start(*arguments(model=pair.target, draft_model=pair.drafter, draft_model_budget=8, **options))
 
 
