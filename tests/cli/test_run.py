@@ -12,6 +12,8 @@ import termios
 import time
 
 import pytest
+from drafter_models import make_predictable
+from models import write_target
 
 FAST = ["--ctx", "512", "--threads", "1", "--temperature", "0"]
 
@@ -69,9 +71,9 @@ def test_a_model_that_is_not_there_is_said(command):
 class Terminal:
     """A pseudo-terminal with the program in it."""
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder, *arguments, model="target.gguf"):
         self.ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "llama_dflash", "run", "target.gguf", *FAST, *arguments]
+        command = [sys.executable, "-m", "llama_dflash", "run", str(model), *FAST, *arguments]
         env = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
         self.process = subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True,
                                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # Ctrl-C then is a signal to it
@@ -107,8 +109,8 @@ class Terminal:
 def terminal(files):
     made = []
 
-    def start(*arguments):
-        made.append(Terminal(files, *arguments))
+    def start(*arguments, **settings):
+        made.append(Terminal(files, *arguments, **settings))
         return made[-1]
 
     yield start
@@ -138,8 +140,9 @@ def test_a_chat(terminal):
     assert chat.process.wait(20) == 0
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
-    chat = terminal("--draft-model", "drafter.gguf")
+def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
+    endless = make_predictable(write_target(tmp_path / "endless.gguf", n_layer=4))
+    chat = terminal("--draft-model", "ngram", "--ctx", "4096", model=endless)
     chat.wait_for("> ")
     chat.type("\x03")
     chat.wait_for("Ctrl-D or /quit leaves")

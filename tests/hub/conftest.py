@@ -39,10 +39,3 @@ def hub(monkeypatch, tmp_path):
     use_hub(monkeypatch, server.url, tmp_path)
     yield server
     server.close()
-
-
-def files_of(path: Path) -> dict:
-    """A repository's content: a folder's files, or one file."""
-    if path.is_dir():
-        return {file.name: file.read_bytes() for file in path.iterdir()}
-    return {path.name: path.read_bytes()}

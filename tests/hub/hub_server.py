@@ -88,6 +88,13 @@ def use_hub(monkeypatch, url: str, folder: Path, offline: bool = False) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
+def files_of(path: Path) -> dict:
+    """A repository's content: a folder's files, or one file."""
+    if path.is_dir():
+        return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {path.name: path.read_bytes()}
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"

@@ -5,8 +5,7 @@ import re
 
 import gguf
 import pytest
-from conftest import files_of
-from hub_server import use_hub
+from hub_server import files_of, use_hub
 from models import write_hybrid, write_recurrent
 from mtp_models import add_random_layer
 

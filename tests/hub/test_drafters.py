@@ -3,8 +3,7 @@
 import shutil
 
 import pytest
-from conftest import files_of
-from hub_server import use_hub
+from hub_server import files_of, use_hub
 
 from llama_dflash import DFlashDraft, Eagle3Draft, Llama, ModelDraft
 from llama_dflash.drafts import parse

@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from conftest import files_of
+from hub_server import files_of
 
 from llama_dflash import cli
 

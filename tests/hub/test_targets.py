@@ -1,7 +1,7 @@
 """Targets from the Hub: Llama.from_pretrained, alone and with a drafter."""
 
 import pytest
-from conftest import files_of
+from hub_server import files_of
 
 from llama_dflash import Llama
 from llama_dflash.hub import HubError
