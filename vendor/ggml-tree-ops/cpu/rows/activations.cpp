@@ -21,7 +21,7 @@ struct words_of_32 {
     int32_t halves[2]; // the same for the values (0, 1) and (2, 3) of every four: two int16
 };
 
-#ifdef ROWS_SIMD
+#if defined(ROWS_AVX2) || defined(ROWS_AVX512)
 
 float largest(const float * x, int n) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -62,6 +62,30 @@ words_of_32 quantise_32(const activation_form & form, const float * x, float sca
     out.halves[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(pairs, 1));
     out.sums[0]   = _mm_cvtsi128_si32(_mm256_castsi256_si128(sums));
     out.sums[1]   = _mm_cvtsi128_si32(_mm256_extracti128_si256(sums, 1));
+    return out;
+}
+
+#elif defined(ROWS_NEON)
+
+float largest(const float * x, int n) {
+    float32x4_t m = vdupq_n_f32(0);
+    for (int k = 0; k < n; k += 4) {
+        m = vmaxq_f32(m, vabsq_f32(vld1q_f32(x + k)));
+    }
+    return vmaxvq_f32(m);
+}
+
+words_of_32 quantise_32(const activation_form &, const float * x, float scale) { // no form is wide or in halves here
+    words_of_32 out = {};
+    for (int half = 0; half < 2; ++half) {
+        int16x4_t four[4];
+        for (int j = 0; j < 4; ++j) {
+            four[j] = vqmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x + 16*half + 4*j), scale)));
+        }
+        const int8x16_t q = vcombine_s8(vqmovn_s16(vcombine_s16(four[0], four[1])), vqmovn_s16(vcombine_s16(four[2], four[3])));
+        vst1q_s8((int8_t *) (out.words + 4*half), q);
+        out.sums[half] = vaddlvq_s8(q);
+    }
     return out;
 }
 

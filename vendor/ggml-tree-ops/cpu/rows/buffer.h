@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-// Null where this build has no kernels, or with GGML_CPU_ROWS=0 in the environment.
+// Null where this build has no kernels, with GGML_CPU_ROWS=0 in the environment, and on ARM without GGML_CPU_ROWS=1.
 ggml_backend_buffer_type_t ggml_backend_cpu_rows_buffer_type(void);
 
 #ifdef __cplusplus

@@ -11,11 +11,17 @@
 #    define ROWS_AVX512 1
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #    define ROWS_AVX2 1
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD) && defined(__GNUC__)
+#    define ROWS_NEON 1
 #endif
 
-#if defined(ROWS_AVX512) || defined(ROWS_AVX2)
+#if defined(ROWS_AVX512) || defined(ROWS_AVX2) || defined(ROWS_NEON)
 #    define ROWS_SIMD 1
-#    include <immintrin.h>
+#    if defined(ROWS_NEON)
+#        include <arm_neon.h>
+#    else
+#        include <immintrin.h>
+#    endif
 
 namespace rows {
 
@@ -23,7 +29,9 @@ namespace rows {
 
 // Keeps a sum in a register and its additions in the order in which they are written: gcc would else compute all products
 // of a block first, and spill them.
-#    if defined(ROWS_AVX512)
+#    if defined(ROWS_NEON)
+#        define ROWS_KEEP(x) asm("" : "+w"(x))
+#    elif defined(ROWS_AVX512)
 #        define ROWS_KEEP(x) asm("" : "+v"(x))
 #    else
 #        define ROWS_KEEP(x) asm("" : "+x"(x))
@@ -45,7 +53,8 @@ struct isa {
     using ints   = __m512i;
     using floats = __m512;
     static constexpr int  S    = 1;
-    static constexpr bool VNNI = true;
+    static constexpr bool VNNI = true;         // dot() adds up in 32 bits
+    static constexpr bool SIGNED_DOT = false;  // of its first factor
     static constexpr const char * NAME = "AVX-512 VNNI";
 
     ROWS_INLINE ints zero() { return _mm512_setzero_si512(); }
@@ -93,12 +102,82 @@ struct isa {
     ROWS_INLINE void   store(float * p, floats a) { _mm512_storeu_ps(p, a); }
 };
 
+#    elif defined(ROWS_NEON)
+
+struct isa {
+    using ints   = int32x4_t;
+    using floats = float32x4_t;
+    static constexpr int  S    = 4;
+    static constexpr bool VNNI = true;
+    static constexpr bool SIGNED_DOT = true; // unsigned quants are below 128, so they are int8 too
+    static constexpr const char * NAME = "NEON dotprod";
+
+    ROWS_INLINE uint8x16_t as_bytes(ints a) { return vreinterpretq_u8_s32(a); }
+    ROWS_INLINE uint16x8_t as_words(ints a) { return vreinterpretq_u16_s32(a); }
+    ROWS_INLINE ints       of_bytes(uint8x16_t a) { return vreinterpretq_s32_u8(a); }
+    ROWS_INLINE ints       of_words(uint16x8_t a) { return vreinterpretq_s32_u16(a); }
+
+    ROWS_INLINE ints zero() { return vdupq_n_s32(0); }
+    ROWS_INLINE ints load(const void * p) { return of_bytes(vld1q_u8((const uint8_t *) p)); }
+    ROWS_INLINE ints broadcast(int32_t x) { return vdupq_n_s32(x); }
+    ROWS_INLINE ints bytes(int8_t x) { return vreinterpretq_s32_s8(vdupq_n_s8(x)); }
+    ROWS_INLINE ints sixteen_bytes(const void * p) { return load(p); }
+    ROWS_INLINE ints bit_and(ints a, ints b) { return vandq_s32(a, b); }
+    ROWS_INLINE ints bit_or(ints a, ints b) { return vorrq_s32(a, b); }
+    ROWS_INLINE ints bit_xor(ints a, ints b) { return veorq_s32(a, b); }
+    template <int N> ROWS_INLINE ints right16(ints a) {
+        if constexpr (N == 0) {
+            return a;
+        } else {
+            return of_words(vshrq_n_u16(as_words(a), N));
+        }
+    }
+    template <int N> ROWS_INLINE ints left16(ints a) { return of_words(vshlq_n_u16(as_words(a), N)); }
+    template <int N> ROWS_INLINE ints left32(ints a) { return vshlq_n_s32(a, N); }
+    ROWS_INLINE ints signed_right16_by_8(ints a) { return vreinterpretq_s32_s16(vshrq_n_s16(vreinterpretq_s16_s32(a), 8)); }
+    ROWS_INLINE ints shuffle(ints table, ints index) { return of_bytes(vqtbl1q_u8(as_bytes(table), as_bytes(index))); }
+    ROWS_INLINE ints add32(ints a, ints b) { return vaddq_s32(a, b); }
+    ROWS_INLINE ints multiply32(ints a, ints b) { return vmulq_s32(a, b); }
+    ROWS_INLINE ints add_pairs16(ints a, ints b) {
+        const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+        return vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y));
+    }
+    ROWS_INLINE ints dot(ints sum, ints a, ints b) { return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b)); }
+
+    // the lower 16 bits of a's lanes, the upper 16 bits of b's
+    ROWS_INLINE ints low_high16(ints a, ints b) { return vbslq_s32(vdupq_n_u32(0xffff), a, b); }
+
+    ROWS_INLINE ints placed(place where, int s) { // rows 4*s to 4*s + 3
+        const ints rows = {0, 0x01010101, 0x02020202, 0x03030303};
+        return vorrq_s32(vaddq_s32(rows, vdupq_n_s32(s * 0x04040404)), vdupq_n_s32((int32_t) where));
+    }
+
+    ROWS_INLINE floats zero_floats() { return vdupq_n_f32(0); }
+    ROWS_INLINE floats broadcast(float x) { return vdupq_n_f32(x); }
+    ROWS_INLINE floats to_floats(ints a) { return vcvtq_f32_s32(a); }
+    ROWS_INLINE floats as_floats(ints a) { return vreinterpretq_f32_s32(a); }
+    ROWS_INLINE floats add(floats a, floats b) { return vaddq_f32(a, b); }
+    ROWS_INLINE floats multiply(floats a, floats b) { return vmulq_f32(a, b); }
+    ROWS_INLINE floats multiply_add(floats a, floats b, floats c) { return vfmaq_f32(c, a, b); }
+    ROWS_INLINE floats multiply_subtract(floats a, floats b, floats c) { return vfmsq_f32(c, a, b); }
+    ROWS_INLINE floats load_floats(const void * p) { return vld1q_f32((const float *) p); }
+    ROWS_INLINE floats load_halves(const void * p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *) p))); }
+    ROWS_INLINE ints   load_uint16(const void * p) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16((const uint16_t *) p))); }
+    ROWS_INLINE ints   load_uint8(const void * p) {
+        uint32_t four;
+        memcpy(&four, p, 4);
+        return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
+    }
+    ROWS_INLINE void store(float * p, floats a) { vst1q_f32(p, a); }
+};
+
 #    else
 
 struct isa {
     using ints   = __m256i;
     using floats = __m256;
     static constexpr int  S    = 2;
+    static constexpr bool SIGNED_DOT = false;
 #        if defined(__AVXVNNI__)
     static constexpr bool VNNI = true;
     static constexpr const char * NAME = "AVX-VNNI";

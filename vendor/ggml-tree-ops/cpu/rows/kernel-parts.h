@@ -28,7 +28,7 @@ public:
     ROWS_INLINE void block(fetcher & f) {
         f.end += f.step;
         for (; f.at < f.end; f.at += 64) {
-            _mm_prefetch((const char *) f.at, _MM_HINT_T0);
+            __builtin_prefetch(f.at);
         }
     }
 
@@ -68,7 +68,7 @@ template <class T, int N, int FROM, int COUNT> ROWS_INLINE void dot(ints (&acc)[
                 }
             }
         } else {
-            if constexpr (T::SIGNED) {
+            if constexpr (T::SIGNED && !isa::SIGNED_DOT) {
                 for (int s = 0; s < S; ++s) {
                     w[s] = isa::bit_xor(w[s], isa::bytes((int8_t) -128));
                 }
@@ -107,9 +107,9 @@ template <int N> ROWS_INLINE void store(const floats (&sum)[S][N], float * const
     }
 }
 
-// Rows of activations that are computed together: as many as leave room for the weights in the registers (measured).
-constexpr int TILE_OF_FLOATS       = isa::S == 1 ? 8 : 6;
-constexpr int TILE_OF_BLOCKS       = isa::S == 1 ? 8 : 6;
+// Rows of activations that are computed together: as many as leave room for the weights in the registers (measured; not for NEON).
+constexpr int TILE_OF_FLOATS       = isa::S == 1 ? 8 : isa::S == 2 ? 6 : 4;
+constexpr int TILE_OF_BLOCKS       = isa::S == 1 ? 8 : isa::S == 2 ? 6 : 4;
 constexpr int TILE_OF_SUPER_BLOCKS = isa::S == 1 ? 8 : 4;
 
 template <template <class, int> class PRODUCT, class T, int... N> kernel make_kernel(std::integer_sequence<int, N...>) {

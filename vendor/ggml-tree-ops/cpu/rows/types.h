@@ -316,7 +316,7 @@ template <class T> constexpr activation_form activations_of() {
     } else {
         form.wide = T::SIGNED && SUMS_OF_16_BITS;
         if (!form.wide) {
-            form.offset = T::SIGNED ? 128 : T::OFFSET;
+            form.offset = !T::SIGNED ? T::OFFSET : isa::SIGNED_DOT ? 0 : 128;
             form.halves = SUMS_OF_16_BITS;
         }
         if constexpr (T::KIND == kind::BLOCKS) {
