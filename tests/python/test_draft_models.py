@@ -116,7 +116,7 @@ def kinds(monkeypatch):
 
 def test_a_kind_without_a_file_has_a_word(kinds):
     assert parse("echo") == [Echo()]
-    with pytest.raises(ValueError, match='path of a small model, "echo", a DFlashDraft, a Echo, a Small, a list of these'):
+    with pytest.raises(ValueError, match=r'path of a small model, its id on the Hub \(org/name\), "echo", a DFlashDraft, a Echo, a Small, a list of these'):
         parse(7)
 
 
