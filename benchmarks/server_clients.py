@@ -29,7 +29,7 @@ class Server:
     def __init__(self, binary, args, n_clients, words):
         self.log = tempfile.NamedTemporaryFile("r", suffix=".log")
         command = [binary, "-m", args.target, "--host", "127.0.0.1", "--port", "0", "-fa", "on", "-t", args.threads, "-tb", args.threads]
-        command += ["-np", n_clients, "-c", args.context * n_clients, "--no-webui", "--cache-ram", 0, *words]
+        command += ["-np", n_clients, "-c", args.context * n_clients, "--no-webui", *words]
         self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=open(self.log.name, "w"))
         while True:
             listens = re.search(r"listening on (http://\S+)", Path(self.log.name).read_text(errors="replace"))
@@ -62,7 +62,7 @@ def ask(url, prompt, max_tokens):
 
 
 def run(binary, args, n_clients, words, prompts):
-    server = Server(binary, args, n_clients, words)
+    server = Server(binary, args, n_clients, ["--cache-ram", 0, *words])
     try:
         with ThreadPoolExecutor(n_clients) as pool:
             list(pool.map(lambda prompt: ask(server.url, prompt, args.max_tokens), prompts[: 2 * n_clients]))  # "auto" learns
