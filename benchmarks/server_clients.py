@@ -29,7 +29,7 @@ class Server:
     def __init__(self, binary, args, n_clients, words):
         self.log = tempfile.NamedTemporaryFile("r", suffix=".log")
         command = [binary, "-m", args.target, "--host", "127.0.0.1", "--port", "0", "-fa", "on", "-t", args.threads, "-tb", args.threads]
-        command += ["-np", n_clients, "-c", args.context * n_clients, "--no-webui", "--cache-ram", 0, *words]
+        command += ["-np", n_clients, "-c", args.context * n_clients, "--no-webui", *words]
         self.process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=open(self.log.name, "w"))
         while True:
             listens = re.search(r"listening on (http://\S+)", Path(self.log.name).read_text(errors="replace"))
@@ -62,14 +62,13 @@ def ask(url, prompt, max_tokens):
 
 
 def run(binary, args, n_clients, words, prompts):
-    server = Server(binary, args, n_clients, words)
+    server = Server(binary, args, n_clients, ["--cache-ram", 0, *words])
     try:
-        for prompt in prompts[: 2 * n_clients]:
-            ask(server.url, prompt, args.max_tokens)  # what "auto" and calibration learn first
-        started = time.perf_counter()
         with ThreadPoolExecutor(n_clients) as pool:
+            list(pool.map(lambda prompt: ask(server.url, prompt, args.max_tokens), prompts[: 2 * n_clients]))  # "auto" learns
+            started = time.perf_counter()
             answers = list(pool.map(lambda prompt: ask(server.url, prompt, args.max_tokens), prompts))
-        seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started
     finally:
         server.stop()
     firsts = [first for first, _, _ in answers]
@@ -90,6 +89,7 @@ def main():
     parser.add_argument("--context", type=int, default=1024, help="tokens of one client")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--ways", default="plain,chain,tree", help="with commas")
     parser.add_argument("--binary", default=BINARY)
     args = parser.parse_args()
     prompts = read_prompts(args.prompts).texts
@@ -101,13 +101,13 @@ def main():
     best = {}
     for _ in range(args.repeats):
         for n_clients in map(int, args.clients.split(",")):
-            for way, words in ways.items():
-                result = run(args.binary, args, n_clients, words, prompts)
+            for way in args.ways.split(","):
+                result = run(args.binary, args, n_clients, ways[way], prompts)
                 best[way, n_clients] = max(best.get((way, n_clients), (0.0,)), result)
     print("| clients | way | tokens/s | times plain | first token, median | worst | tokens a round |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (way, n_clients), (speed, median, worst, length) in sorted(best.items(), key=lambda item: (item[0][1], list(ways).index(item[0][0]))):
-        ratio = speed / best["plain", n_clients][0]
+        ratio = speed / best.get(("plain", n_clients), (float("nan"),))[0]
         print(f"| {n_clients} | {way} | {speed:.1f} | {ratio:.2f} | {median:.2f} s | {worst:.2f} s | {f'{length:.2f}' if length else ''} |")
 
 

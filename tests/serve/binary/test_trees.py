@@ -3,7 +3,9 @@
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
+import gguf
 import httpx
+import numpy as np
 import pytest
 from conftest import comparable
 from llama_server import Server, texts
@@ -32,6 +34,12 @@ REQUESTS = {
     "a grammar": dict(grammar='root ::= ("0" | "1" | "a")+', temperature=1.0, seed=13),
     "a grammar that ends": dict(grammar='root ::= [0-9] [0-9] [0-9] "x" [a-e]{2,5}'),
     "a schema": dict(json_schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, temperature=0.7, seed=14),
+    "a lazy grammar": dict(
+        grammar='root ::= "10" [a-c]{3,6} [0-9]+', grammar_lazy=True, grammar_triggers=[dict(type=1, value="10")], temperature=1.5, seed=19
+    ),
+    "a reasoning budget": dict(
+        reasoning_budget_tokens=4, reasoning_budget_start_tag="1", reasoning_budget_end_tags=["xyz"], reasoning_control=True, temperature=1.0, seed=20
+    ),
     "a stop string": dict(stop=["3"]),
     "a long stop string": dict(stop=["01", "234"], temperature=1.0, seed=15),
     "one token": dict(n_predict=1),
@@ -269,6 +277,63 @@ def test_chat_and_embeddings_beside_trees(two):
     plain, trees = (server.post("/v1/chat/completions", **body) for server in (servers.plain, servers.trees))
     assert trees["choices"][0]["message"] == plain["choices"][0]["message"]
     assert trees["usage"] == plain["usage"] and trees["timings"]["rounds"] > 0
+
+
+def test_grammars_of_tools(two):
+    servers = two("llama", "-np", 2, "--chat-template", "chatml")
+    function = dict(name="f", parameters=dict(type="object", properties=dict(n=dict(type="integer")), required=["n"]))
+    body = dict(messages=[dict(role="user", content="Call f")], tools=[dict(type="function", function=function)], max_tokens=60, seed=3)
+    for choice, temperature in (("auto", 1.2), ("required", 0), ("required", 0.8)):
+        request = dict(body, tool_choice=choice, temperature=temperature)
+        plain, trees = (server.http.post("/v1/chat/completions", json=request) for server in (servers.plain, servers.trees))
+        assert trees.status_code == plain.status_code
+        plain, trees = (without_ids(answer.json()) for answer in (plain, trees))
+        assert trees == plain
+
+
+def without_ids(answer):
+    """But for what is of the moment."""
+    if isinstance(answer, list):
+        return [without_ids(item) for item in answer]
+    if not isinstance(answer, dict):
+        return answer
+    return {key: without_ids(value) for key, value in answer.items() if key not in ("id", "created", "timings", "system_fingerprint")}
+
+
+def test_requests_with_other_adapters_do_not_wait_for_each_other(two, folder):
+    """They can't share a forward pass: each kind has its round."""
+    write_lora(folder / "lora.gguf")
+    servers = two("llama", "-np", 3, "--lora", folder / "lora.gguf")
+    requests = [dict(prompt=PROMPT, n_predict=40, n_probs=1, lora=[dict(id=0, scale=scale)], cache_prompt=False) for scale in (0.0, 1.0, 0.5)]
+    expected = [servers.plain.complete(**request) for request in requests]
+    probs = [answer["completion_probabilities"] for answer in expected]
+    assert probs[0] != probs[1] != probs[2]
+    assert [answer["completion_probabilities"] for answer in all_at_once(servers.trees, requests)] == probs
+
+
+def write_lora(path, n_embd=64, n_out=128, rank=4):
+    rng = np.random.default_rng(3)
+    w = gguf.GGUFWriter(str(path), "llama")
+    w.add_type("adapter")
+    w.add_string("adapter.type", "lora")
+    w.add_float32("adapter.lora.alpha", 8.0)
+    for layer in range(3):
+        w.add_tensor(f"blk.{layer}.attn_q.weight.lora_a", rng.standard_normal((rank, n_embd)).astype(np.float32))
+        w.add_tensor(f"blk.{layer}.attn_q.weight.lora_b", rng.standard_normal((n_out, rank)).astype(np.float32))
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def test_it_ends_at_once_when_told_in_the_middle_of_a_text(start, pairs):
+    target, drafter = pairs["qwen35"]
+    server = start("-m", target, "--spec-type", "tree", "-md", drafter)
+    stream = server.stream(PROMPT, 900, ignore_eos=True)
+    next(stream)
+    stream.close()  # upstream's waits for clients that still listen
+    server.process.terminate()
+    assert server.process.wait(2) == 0
 
 
 def test_whoever_leaves_does_not_disturb_the_others(two):
