@@ -26,6 +26,7 @@ class Lane:
         memory: Of that sequence.
         text: [n_tokens] The tokens in memory.
         request: Whose text is written; None: it is free.
+        n_prompt: Tokens of the prompt of its request, or of the last one.
         n_new: Tokens that are or were evaluated before the request's next token.
         ready: Everything before the request's next token is in memory: it takes part in rounds.
         used_at: time.monotonic() when it became free.
@@ -37,6 +38,7 @@ class Lane:
         self.memory.engine = engine
         self.text: npt.NDArray[np.intc] = np.empty(0, dtype=np.intc)
         self.request: Optional[Request] = None
+        self.n_prompt = 0
         self.n_new = 0
         self.ready = False
         self.used_at = 0.0
@@ -51,6 +53,7 @@ class Lane:
     def take(self, request: Request) -> None:
         """Works for a request, whose beginning is in memory."""
         self.request, self.ready = request, False
+        self.n_prompt = request.n_prompt
         self.n_new = len(request.to_evaluate) - self.n_tokens
         self._engine.reset_stats(lane=self.id)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 from llama_cpp import LlamaState, llama_cache
 
-from ..checkpoints import NEAR, Tokens, common_prefix
+from ..checkpoints import NEAR, TEMPLATE_TOKENS, Tokens, common_prefix
 from .lane import Lane
 from .request import Request
 
@@ -21,11 +21,14 @@ class Places:
 
     Attributes:
         cache: A cache of llama-cpp-python's kind (`set_cache`); None without one.
+        copying: Lanes were copied since the last decode, which is what really copies them: until then no state may be written into
+            a lane, which may be one that is copied.
     """
 
     def __init__(self, lanes: Sequence[Lane], is_special: Callable[[int], bool]) -> None:
         self.lanes = list(lanes)
         self.cache: Optional[llama_cache.BaseLlamaCache] = None
+        self.copying = False
         self._is_special = is_special
 
     @property
@@ -40,8 +43,8 @@ class Places:
             others: That wait: where they part from this one a hybrid's memory gets a checkpoint.
 
         Returns:
-            None if there is no lane; or if another lane is about to evaluate what the request begins with. What it holds is to be
-            decoded on at once (`Lane.copy_of`).
+            None if there is no lane; if another lane is about to evaluate what the request begins with; or if its text is in the
+            cache, and a decode has to come first. What the lane holds is to be decoded on at once (`Lane.copy_of`).
         """
         free = self.free
         if not free:
@@ -50,11 +53,16 @@ class Places:
         begins = wanted[: request.n_reusable]
         usable = {lane: lane.usable(begins) for lane in self.lanes}
         source = max(self.lanes, key=lambda lane: (usable[lane], lane.request is None))
-        if self._is_about_to_be_there(begins, usable[source]):
+        key, n_cached = self._find(begins)
+        is_cached = n_cached >= usable[source] + NEAR
+        if self._is_about_to_be_there(begins, max(usable[source], n_cached)) or (is_cached and self.copying):
             return None
-        lane = self._home(free, begins)
+        lane = next((lane for lane in free if self._goes_on(lane, begins)), None)
+        if lane is None:
+            lane = min(free, key=lambda lane: (lane.n_tokens > 0, lane.used_at))  # an empty one, or the one that was left first
         try:
-            self._fill(lane, source, begins, usable)
+            state = self._taken_out(key, n_cached) if is_cached else None
+            self._fill(lane, source, begins, usable, state)
         except BaseException:
             lane.clear()  # what it holds is unknown
             raise
@@ -71,25 +79,20 @@ class Places:
         return False
 
     @staticmethod
-    def _home(free: Sequence[Lane], begins: Tokens) -> Lane:
-        """The free lane whose text goes on as `begins` does; or else the one that was left first."""
-        shared = {lane: common_prefix(lane.text, begins) for lane in free}
-        own = max(free, key=lambda lane: shared[lane])
-        if 2 * shared[own] > own.n_tokens:
-            return own
-        return min(free, key=lambda lane: (lane.n_tokens > 0, lane.used_at))
+    def _goes_on(lane: Lane, begins: Tokens) -> bool:
+        """The lane's conversation goes on: what is new comes after the prompt before, up to what a chat template writes otherwise.
+        (Conversations that have no more than a system prompt in common are two.)"""
+        n_least = max(lane.n_prompt - TEMPLATE_TOKENS, lane.n_prompt // 2 + 1)
+        return lane.n_tokens > 0 and common_prefix(lane.text, begins) >= n_least
 
-    def _fill(self, lane: Lane, source: Lane, begins: Tokens, usable: Any) -> None:
-        """Lets `lane` hold as much of `begins` as can be had."""
-        n_best, state = usable[source], None
-        key, n_cached = self._find(begins)
-        if n_cached >= n_best + NEAR:
-            state = self._taken_out(key)
-        if 2 * common_prefix(lane.text, begins) <= lane.n_tokens:
+    def _fill(self, lane: Lane, source: Lane, begins: Tokens, usable: Dict[Lane, int], state: Optional[LlamaState]) -> None:
+        """Lets `lane` hold as much of `begins` as can be had: from the cache's state, if there is one, or from a lane."""
+        if not self._goes_on(lane, begins):
             self._keep_elsewhere(lane)
         if state is not None and lane.load(state):
             return lane.keep(begins)
-        if lane is not source and n_best >= usable[lane] + NEAR:
+        if lane is not source and usable[source] >= usable[lane] + NEAR:
+            self.copying = True
             lane.copy_of(source, begins)
         elif usable[lane] == 0:
             lane.clear()
@@ -118,10 +121,12 @@ class Places:
                 return key, common_prefix(np.asarray(key, dtype=np.intc), begins)
         return None, 0
 
-    def _taken_out(self, key: Any) -> Optional[LlamaState]:
+    def _taken_out(self, key: Any, n_shared: int) -> Optional[LlamaState]:
         """The state of a cached text, if it is a lane's."""
         with _warnings_of_cache():
             state = self.cache[key]
+            if n_shared < len(key) - TEMPLATE_TOKENS:
+                self.cache[key] = state  # of another conversation, which may come back: a LlamaDiskCache forgets what it gives
             if getattr(state, "of_a_lane", False):
                 return state
         return None

@@ -258,6 +258,8 @@ class Scheduler:
             for piece in pieces:
                 self._fail(piece.lane, error, lost=True)
             return
+        finally:
+            self.places.copying = False
         for piece, row in zip(pieces, rows):
             try:
                 self._evaluated(piece, row)

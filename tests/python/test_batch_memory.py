@@ -1,6 +1,7 @@
 """LlamaBatch evaluates what is new: beginnings that requests share, conversations that go on, and those that come back."""
 
 import contextlib
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -233,3 +234,43 @@ def test_whatever_is_in_memory_texts_are_those_of_a_llama_alone(lasting, alone, 
         texts = list(threads.map(ask, asked))
     for (prompt, request, left_after), text in zip(asked, texts):
         assert left_after is not None or text == alone(prompt, **request)
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_conversations_with_one_long_system_prompt_keep_their_own(load, alone, near, tmp_path, kind):
+    """Six conversations on two lanes: what they have in common and what is theirs are both found again."""
+    llm, system = load(n_parallel=2), [TURN, *message(200, 7)]
+    llm.set_cache(llama_cpp.LlamaRAMCache() if kind == "ram" else llama_cpp.LlamaDiskCache(str(tmp_path)))
+    chats = [system + message(100, 70 + i) for i in range(6)]
+    evaluated = Counted(llm)
+    for turn in range(3):
+        for chat in chats:
+            assert texts_of([llm.create_completion(chat, **ASKED)]) == [alone(chat)]
+        n = evaluated()
+        assert n <= (len(system) + 6 * (102 + 4 + near) if turn == 0 else 6 * (24 + 2 + 4 + near))
+        chats = [chat + message(24, 1000 * turn + i) for i, chat in enumerate(chats)]
+
+
+def test_a_lane_that_is_copied_takes_no_state_before_the_copy_is_made(load, alone):
+    """llama.cpp copies with its next decode. A request copies the beginning of another lane, and in the same step that lane is
+    needed for a text from the cache."""
+    llm, system = load(n_parallel=2), [TURN, *message(150, 8)]
+    llm.set_cache(llama_cpp.LlamaRAMCache())
+    cached, lent = [TURN, *message(160, 80)], system + message(30, 81)
+    for prompt in (cached, [TURN, *message(90, 82)], [TURN, *message(90, 83)], lent):  # the first ones leave their lanes
+        llm.create_completion(prompt, **ASKED)
+    scheduler, step = llm._scheduler, llm._scheduler._step
+
+    def with_both():
+        while len(scheduler._waiting) < 2:
+            scheduler._note(scheduler._inbox.get(timeout=10))
+        scheduler._step = step
+        step()
+
+    scheduler._step = with_both
+    asked = [system + message(25, 84), cached + message(25, 85)]
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(llm.create_completion, asked[0], **ASKED)
+        time.sleep(0.1)
+        second = threads.submit(llm.create_completion, asked[1], **ASKED)
+        assert texts_of([first.result(20), second.result(20)]) == [alone(prompt) for prompt in asked]
