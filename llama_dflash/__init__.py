@@ -6,18 +6,47 @@
 `Llama` is `llama_cpp.Llama` with one more kind of `draft_model`.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import _library
 
-_library.load()  # before anything imports llama_cpp
-
-from .drafts import DFlashDraft, Eagle3Draft, ModelDraft, MTPDraft, NGramDraft  # noqa: E402
-from ._install import install  # noqa: E402
-from .llama import Llama  # noqa: E402
-from .batch import LlamaBatch  # noqa: E402
-from .stats import DraftTree, SpeculativeStats  # noqa: E402
-
 __version__ = "0.1.0"
-__all__ = [
-    *("DFlashDraft", "DraftTree", "Eagle3Draft", "Llama", "LlamaBatch", "MTPDraft", "ModelDraft", "NGramDraft", "SpeculativeStats"),
-    *("__version__", "install"),
-]
+
+_PLACES = {  # of what this package offers
+    "DFlashDraft": "drafts",
+    "DraftTree": "stats",
+    "Eagle3Draft": "drafts",
+    "Llama": "llama",
+    "LlamaBatch": "batch",
+    "MTPDraft": "drafts",
+    "ModelDraft": "drafts",
+    "NGramDraft": "drafts",
+    "SpeculativeStats": "stats",
+    "install": "_install",
+}
+__all__ = [*_PLACES, "__version__"]
+
+if TYPE_CHECKING:
+    from ._install import install
+    from .batch import LlamaBatch
+    from .drafts import DFlashDraft, Eagle3Draft, ModelDraft, MTPDraft, NGramDraft
+    from .llama import Llama
+    from .stats import DraftTree, SpeculativeStats
+
+
+def _load_everything() -> None:
+    _library.load()  # before anything imports llama_cpp
+    for name, module in _PLACES.items():
+        globals()[name] = getattr(importlib.import_module(f".{module}", __name__), name)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _load_everything()
+    return globals()[name]
+
+
+if not _library.is_command_line():  # whose commands load what they need
+    _load_everything()

@@ -9,14 +9,17 @@ import os
 import warnings
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
-import llama_cpp
-import numpy as np
-import numpy.typing as npt
-from llama_cpp import _logger
-
 from . import _library
-from .drafts import CommonSettings, Draft, common_settings
-from .stats import PHASES, DraftTree, SpeculativeStats
+
+_library.load()  # where the command line has not needed llama_cpp before
+
+import llama_cpp  # noqa: E402
+import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
+from llama_cpp import _logger  # noqa: E402
+
+from .drafts import CommonSettings, Draft, common_settings  # noqa: E402
+from .stats import PHASES, DraftTree, SpeculativeStats  # noqa: E402
 
 PathLike = Union[str, "os.PathLike[str]"]
 

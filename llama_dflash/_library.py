@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -54,6 +53,15 @@ def load() -> None:
     lib_dir = Path(bindings._lib._name).parent
 
 
+def is_command_line() -> bool:
+    """Whether this process is the command `llama-dflash`, which need not wait half a second for llama_cpp to say what its options are."""
+    program = Path(sys.argv[0]).name if getattr(sys, "argv", None) else ""
+    if program == "-m":
+        words = getattr(sys, "orig_argv", [])  # since Python 3.10
+        return any(pair == ("-m", "llama_dflash") for pair in zip(words, words[1:]))
+    return program in ("llama-dflash", "llama-dflash.exe", "llama-dflash-script.py")
+
+
 def open_library(name: str) -> ctypes.CDLL:
     """Opens another of our libraries, beside the libllama in use. `name` is without `lib` and suffix."""
     path = _library_file(lib_dir, name)
@@ -84,7 +92,8 @@ def _find_libraries() -> Path:
         _check_override(Path(override))
         return Path(override).resolve()
     # a source checkout has no libraries: take those of the installed llama-dflash
-    for package in (_PACKAGE, _installed_package()):
+    for find in (lambda: _PACKAGE, _installed_package):
+        package = find()
         if package is not None and _library_file(package / "lib", "llama"):
             return package / "lib"
     raise ImportError(
@@ -114,6 +123,8 @@ def _find_python_layer(libraries: Path) -> Optional[Path]:
     for package in (_PACKAGE, libraries.parent):
         if (package / "_bundled" / "llama_cpp").is_dir():
             return package / "_bundled"
+    import importlib.metadata  # here: it takes a while
+
     try:
         found = importlib.metadata.version("llama-cpp-python")
     except importlib.metadata.PackageNotFoundError:
@@ -128,6 +139,8 @@ def _find_python_layer(libraries: Path) -> Optional[Path]:
 
 
 def _installed_package() -> Optional[Path]:
+    import importlib.metadata
+
     try:
         path = importlib.metadata.distribution("llama-dflash").locate_file("llama_dflash")
     except importlib.metadata.PackageNotFoundError:

@@ -12,7 +12,7 @@ import importlib
 import sys
 from typing import Any, Callable, List, Optional, Tuple
 
-from . import __version__
+from . import __version__, _library
 
 EPILOG = """\
 examples:
@@ -37,6 +37,9 @@ COMMANDS: Tuple[Tuple[str, str, str], ...] = (  # name, module, help
     ("bench", ".commands.bench", "measure plain decoding, chains and trees of a target and a drafter on prompts"),
     ("completion", ".commands.completion", "print what makes a shell complete these commands"),
 )
+
+
+WITHOUT_LLAMA_CPP = ("pairs", "info")  # which load it themselves when they need it
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -82,6 +85,8 @@ def parser_of(whole: "set[str] | None" = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for name, module, help in COMMANDS:
         if whole is None or name in whole:
+            if name not in WITHOUT_LLAMA_CPP:
+                _library.load()
             importlib.import_module(module, __package__).add(commands, name, help)
         else:
             commands.add_parser(name, help=help)

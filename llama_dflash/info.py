@@ -11,7 +11,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from . import _engine
 from .drafts import CACHE_TYPES, Eagle3Draft, MTPDraft
 from .gguf_file import GgufFile
 
@@ -34,6 +33,13 @@ _NOT_COUNTED_OF_TIED_HEADS = (
 _NOT_COUNTED_OF_HYBRIDS = (
     "of a hybrid, what a verification keeps of its nodes, and checkpoints (host memory, up to checkpoint_bytes)"
 )
+
+
+def _engine() -> Any:
+    """The engine's functions, which take llama.cpp's library to load: most of what is asked here is in the files."""
+    from . import _engine as engine
+
+    return engine
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,7 @@ class Model:
         block = self.number("block_size", 16)
         n_cells = _padded(settings.draft_context + block)
         window = self.number("attention.sliding_window")
-        n_window = _padded(min(n_cells, window + max(_engine.injected_at_once(), block)))
+        n_window = _padded(min(n_cells, window + max(_engine().injected_at_once(), block)))
         ring = sum(
             self.kv_bytes(layer, n_window if window and self.has_window(layer) else n_cells, KV_TYPE, KV_TYPE)
             for layer in self.layers()
@@ -284,7 +290,7 @@ class Model:
 
 def problems(target: Model, drafter: Optional[Model] = None) -> List[str]:
     """Why a drafter, or one without a file, can't draft for a target: sentences, none if the two fit. They are the engine's own."""
-    return _engine.misfits(target.file.path, drafter.file.path if drafter else "")
+    return _engine().misfits(target.file.path, drafter.file.path if drafter else "")
 
 
 def _mtp_problems(target: Model) -> List[str]:

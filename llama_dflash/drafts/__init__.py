@@ -6,9 +6,7 @@ A new kind is a file here and an entry in `KINDS`.
 from __future__ import annotations
 
 import os
-from typing import Any, List, Tuple, Type, Union
-
-from llama_cpp.llama_speculative import LlamaDraftModel
+from typing import TYPE_CHECKING, Any, List, Tuple, Type, Union
 
 from ..gguf_file import architecture
 from ..hub import as_hub_id
@@ -31,8 +29,11 @@ __all__ = [
 # A kind that takes files of any architecture comes last.
 KINDS: Tuple[Type[Draft], ...] = (DFlashDraft, Eagle3Draft, MTPDraft, NGramDraft, AutoDraft, ModelDraft)
 
+if TYPE_CHECKING:
+    from llama_cpp.llama_speculative import LlamaDraftModel
+
 OneDraftModel = Union[str, "os.PathLike[str]", Draft]
-DraftModel = Union[OneDraftModel, List[OneDraftModel], LlamaDraftModel]  # or None
+DraftModel = Union[OneDraftModel, List[OneDraftModel], "LlamaDraftModel"]  # or None
 
 
 def parse(draft_model: Any) -> Union[List[Draft], LlamaDraftModel]:

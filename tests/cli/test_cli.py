@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 
 import jsonschema
@@ -15,16 +16,24 @@ BENCH = ["bench", "--target", "x", "--draft-model", "y", "--prompts", "z", "--ou
 def test_help_and_version(command):
     shown = command("--help")
     assert shown.returncode == 0
-    assert all(text in shown.stdout for text in ("examples:", "convert", "info", "bench"))
+    assert all(text in shown.stdout for text in ("examples:", *(name for name, _, _ in cli.COMMANDS)))
     assert command("--version").stdout == f"llama-dflash {__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["convert", "info", "bench"])
+@pytest.mark.parametrize(("arguments", "is_loaded"), [(["--version"], False), (["--help"], False), (["pairs"], False), (["doctor"], True)])
+def test_what_needs_no_model_does_not_wait_for_llama_cpp(files, arguments, is_loaded):
+    words = [sys.executable, "-X", "importtime", "-m", "llama_dflash", *arguments]
+    done = subprocess.run(words, cwd=files, capture_output=True, text=True, timeout=60)
+    imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert ("llama_cpp.llama_cpp" in imported) == ("numpy" in imported) == is_loaded
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in cli.COMMANDS if name != "serve"])
 def test_the_help_of_a_command_has_examples(capsys, name):
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])
     shown = capsys.readouterr().out
-    assert ended.value.code == 0 and f"examples:\n  llama-dflash {name} " in shown
+    assert ended.value.code == 0 and re.search(rf"examples:\n  llama-dflash {name}\b", shown)
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,16 @@ def test_a_model_path_that_looks_like_an_id_says_what_to_do():
         Llama("org/name", verbose=False)
     with pytest.raises(ValueError, match=r"Llama.from_pretrained\('org/name', 'Q8_0'\)"):
         Llama("org/name:Q8_0", draft_model="ngram", verbose=False)
+
+
+def test_the_servers_settings_take_a_drafter_of_the_hub(hub, models):
+    pytest.importorskip("pydantic_settings")
+    from llama_dflash.server.settings import ModelSettings
+
+    target = str(models / "target.gguf")
+    (draft,) = ModelSettings(model=target, draft_model="org/plain-DFlash", draft_model_block="short", draft_model_budget=4).drafters()
+    hub.add("org/plain-DFlash", files_of(models / "published"))
+    (ready,) = draft.all_ready_for(target)
+    assert (ready.block, ready.budget) == ("short", 4) and ready.path.endswith(".gguf")
+    with pytest.raises(ValueError, match="no such file: drafter-that-is-not-there.gguf"):
+        ModelSettings(model=target, draft_model="drafter-that-is-not-there.gguf").drafters()
