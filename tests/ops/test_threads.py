@@ -13,6 +13,7 @@ CHECKS = [
     "all_threads_compute_while_none_waits_long",
     "long_graphs_are_tried_seldom_too",
     "no_thread_passes_before_all_have_come",
+    "short_disturbances_change_nothing",
     "the_longest_wait_is_reported",
     "threads_come_back_when_processors_are_free_again",
     "threads_that_cost_more_than_they_bring_are_left_out",

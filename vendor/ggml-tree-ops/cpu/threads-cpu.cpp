@@ -107,7 +107,7 @@ public:
         if (used == now && used > 1) {
             elapsed += nanoseconds;
             lost += longest_wait;
-            if (elapsed >= WINDOW) {
+            if (elapsed >= (trial ? TRIAL : WINDOW)) {
                 judge();
             }
         }
@@ -123,7 +123,7 @@ private:
     void judge() {
         const double w = (double) lost/(double) elapsed;
         if (w > MARGIN + 0.9/now) {
-            patience = std::max(trial ? std::min(2*patience, LONGEST) : SHORTEST, 20*elapsed); // so that trials cost 5 % at most
+            patience = trial ? std::max(std::min(2*patience, LONGEST), 20*elapsed) : SHORTEST; // trials cost 5 % at most
             change(now - 1);
         } else if (trial) {
             patience = SHORTEST;
@@ -137,7 +137,8 @@ private:
         since = elapsed = lost = 0;
     }
 
-    static constexpr int64_t WINDOW = 5*MILLISECOND, SHORTEST = 100*MILLISECOND, LONGEST = 5000*MILLISECOND;
+    // The window is long enough for a short disturbance to be no reason to change anything.
+    static constexpr int64_t WINDOW = 50*MILLISECOND, TRIAL = 10*MILLISECOND, SHORTEST = 100*MILLISECOND, LONGEST = 5000*MILLISECOND;
     static constexpr double  MARGIN = 0.05;
 
     int     wanted, now;

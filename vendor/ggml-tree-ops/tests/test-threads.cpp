@@ -76,6 +76,17 @@ static void all_threads_compute_while_none_waits_long() {
     }
 }
 
+// Another process that takes 3 ms of every 100 is no reason to give a thread up.
+static void short_disturbances_change_nothing() {
+    advice a(2);
+    int    one = 0;
+    for (int i = 0; i < 5000; ++i) {
+        one += a.threads() == 1;
+        a.report(a.threads(), i % 50 ? 2*MILLISECOND : 5*MILLISECOND, i % 50 ? 0 : 3*MILLISECOND);
+    }
+    expect(one == 0, std::to_string(one) + " of 5000 graphs had one thread");
+}
+
 // One of 8 processors is taken by others: with 8 threads the others wait for the one there, with 7 none does.
 static void threads_that_cost_more_than_they_bring_are_left_out() {
     advice a(8);
@@ -116,6 +127,7 @@ static const std::map<std::string, void (*)()> CHECKS = {
     {"all_threads_compute_while_none_waits_long", all_threads_compute_while_none_waits_long},
     {"long_graphs_are_tried_seldom_too", long_graphs_are_tried_seldom_too},
     {"no_thread_passes_before_all_have_come", no_thread_passes_before_all_have_come},
+    {"short_disturbances_change_nothing", short_disturbances_change_nothing},
     {"the_longest_wait_is_reported", the_longest_wait_is_reported},
     {"threads_come_back_when_processors_are_free_again", threads_come_back_when_processors_are_free_again},
     {"threads_that_cost_more_than_they_bring_are_left_out", threads_that_cost_more_than_they_bring_are_left_out},

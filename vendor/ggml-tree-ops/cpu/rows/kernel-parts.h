@@ -111,6 +111,7 @@ template <int N> ROWS_INLINE void store(const floats (&sum)[S][N], float * const
 constexpr int TILE_OF_FLOATS       = isa::S == 1 ? 8 : isa::S == 2 ? 6 : 4;
 constexpr int TILE_OF_BLOCKS       = isa::S == 1 ? 8 : isa::S == 2 ? 6 : 4;
 constexpr int TILE_OF_SUPER_BLOCKS = isa::S == 1 ? 8 : 4;
+constexpr int TILE_OF_WIDE_SUPER_BLOCKS = isa::S == 2 && !isa::VNNI ? 3 : TILE_OF_SUPER_BLOCKS; // two registers of each weight
 
 template <template <class, int> class PRODUCT, class T, int... N> kernel make_kernel(std::integer_sequence<int, N...>) {
     return {activations_of<T>(), (int) sizeof...(N), {nullptr, PRODUCT<T, N + 1>::run...}};

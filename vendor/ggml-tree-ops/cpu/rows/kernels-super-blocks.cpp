@@ -74,7 +74,7 @@ const kernel * kernel_of_super_blocks(ggml_type type) {
         case GGML_TYPE_Q4_K:    return kernel_for<super_blocks_product, q4_k, TILE_OF_SUPER_BLOCKS>();
         case GGML_TYPE_Q5_K:    return kernel_for<super_blocks_product, q5_k, TILE_OF_SUPER_BLOCKS>();
         case GGML_TYPE_Q6_K:    return kernel_for<super_blocks_product, q6_k, TILE_OF_SUPER_BLOCKS>();
-        case GGML_TYPE_IQ4_XS:  return kernel_for<super_blocks_product, iq4_xs, TILE_OF_SUPER_BLOCKS>();
+        case GGML_TYPE_IQ4_XS:  return kernel_for<super_blocks_product, iq4_xs, TILE_OF_WIDE_SUPER_BLOCKS>();
         default:                return nullptr;
     }
 }
