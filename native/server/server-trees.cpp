@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
@@ -89,6 +90,16 @@ std::string server_trees::misfits(const common_params & params) {
         return e.what();
     }
     return found;
+}
+
+size_t server_trees::n_device_bytes(const common_params & params) {
+    size_t n = 0;
+    for (const server_drafter & drafter : server_drafters(params)) {
+        std::error_code error;
+        const auto size = drafter.path.empty() ? 0 : std::filesystem::file_size(drafter.path, error);
+        n += error ? 0 : size;
+    }
+    return n_gpu_layers(params) > 0 ? n : 0;
 }
 
 int32_t server_trees::most_outputs(const common_params & params) {

@@ -40,6 +40,9 @@ public:
     // Why the options can't be followed, as far as files say that before the target is loaded; "" if nothing is known.
     static std::string misfits(const common_params & params);
 
+    // What the drafters' weights take of the first device's memory.
+    static size_t n_device_bytes(const common_params & params);
+
     // Rows of logits that a round may leave: of all slots, and of one.
     static int32_t most_outputs(const common_params & params);
 
