@@ -23,6 +23,7 @@ _PLACES = {  # of what this package offers
     "ModelDraft": "drafts",
     "NGramDraft": "drafts",
     "SpeculativeStats": "stats",
+    "WorkerError": "workers",
     "install": "_install",
 }
 __all__ = [*_PLACES, "__version__"]
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .drafts import DFlashDraft, Eagle3Draft, ModelDraft, MTPDraft, NGramDraft
     from .llama import Llama
     from .stats import DraftTree, SpeculativeStats
+    from .workers import WorkerError
 
 
 def _load_everything() -> None:

@@ -35,6 +35,7 @@ COMMANDS: Tuple[Tuple[str, str, str], ...] = (  # name, module, help
     ("info", ".commands.info", "say what targets and drafters are, whether they fit, and what memory they need"),
     ("convert", ".commands.convert", "convert a published drafter to GGUF"),
     ("bench", ".commands.bench", "measure plain decoding, chains and trees of a target and a drafter on prompts"),
+    ("rpc-server", ".commands.rpc_server", "serve this host's memory and devices to a llama-dflash on another host"),
     ("completion", ".commands.completion", "print what makes a shell complete these commands"),
 )
 

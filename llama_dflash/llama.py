@@ -7,6 +7,7 @@ memory of it in memory.py.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import inspect
 import os
@@ -32,6 +33,7 @@ from .messages import plain_messages
 from .samplers import Processors, Sampler, make_sampler
 from .stats import DraftTree, SpeculativeStats
 from .turns import Turns
+from .workers import TIMEOUT_SECONDS, Workers, parse_endpoints
 
 json_schemas.install()
 
@@ -45,7 +47,7 @@ def _by_itself(method: Method) -> Method:
 
     @functools.wraps(method)
     def call(self: Llama, *args: Any, **kwargs: Any) -> Any:
-        with self._turns.turn(method.__name__):
+        with self._turns.turn(method.__name__), self._rpc.watched():
             self._settle()
             return method(self, *args, **kwargs)
 
@@ -92,6 +94,8 @@ class Llama(llama_cpp.Llama):
         *,
         draft_model: Optional[DraftModel] = None,
         checkpoint_bytes: int = CHECKPOINT_BYTES,
+        rpc_servers: Union[str, Sequence[str], None] = None,
+        rpc_timeout: float = TIMEOUT_SECONDS,
         **kwargs: Any,
     ) -> None:
         """Loads a target and, if `draft_model` names one, its drafter.
@@ -103,12 +107,18 @@ class Llama(llama_cpp.Llama):
                 are merged into one tree. Or any LlamaDraftModel of llama-cpp-python, which works as there. Or None.
             checkpoint_bytes: For recurrent and hybrid targets: the most host memory that checkpoints of the recurrent
                 states may take, so that a chat's next turn evaluates what is new only. 0 for none.
+            rpc_servers: Workers that hold layers of the model, "host:port,host:port" (`llama-dflash rpc-server`). Their devices come
+                before this machine's GPUs; `n_gpu_layers` says how many layers go there, and `tensor_split` which share of them
+                each device has (by free memory if it is not given). A drafter's layers are where the target's output is.
+            rpc_timeout: Seconds after which a worker that does not answer is lost: more than its longest forward pass takes.
             **kwargs: Every other argument of llama_cpp.Llama, with the same meaning. With a drafter flash_attn is on
                 unless it is given: a forward over a tree then rounds as plain decoding does (docs/exactness.md).
 
         Raises:
             ValueError: If a model's file is missing or damaged, the drafter was not made for this target, or
                 checkpoint_bytes is no number of bytes.
+            WorkerError: If a worker can't be reached, is of another version, or is lost meanwhile. Every method that computes
+                raises it too.
         """
         self._turns = Turns()
         self._stack = contextlib.ExitStack()  # for close(), if what follows raises
@@ -118,6 +128,19 @@ class Llama(llama_cpp.Llama):
             raise ValueError(f"checkpoint_bytes is {checkpoint_bytes!r}, expected a number of bytes, 0 or more")
         self._checkpoint_bytes = checkpoint_bytes
         _check_is_here(model_path)
+        if isinstance(rpc_timeout, bool) or not isinstance(rpc_timeout, (int, float)) or not 0 < rpc_timeout < 1e6:
+            raise ValueError(f"rpc_timeout is {rpc_timeout!r}, expected a number of seconds")
+        self._rpc_servers, self._rpc_timeout = rpc_servers, rpc_timeout
+        self._rpc = Workers(parse_endpoints(rpc_servers) if rpc_servers else [], rpc_timeout)
+        with self._rpc.watched():
+            try:
+                self._load(model_path, draft_model, drafts, kwargs)
+                self._rpc.loaded()
+            except BaseException:
+                self._stack.close()  # now: who holds the error holds this object, and workers would wait for its end
+                raise
+
+    def _load(self, model_path: str, draft_model: Optional[DraftModel], drafts: Any, kwargs: Dict[str, Any]) -> None:
         if not isinstance(drafts, list) or not drafts:  # a stock draft model, or none
             self._load_target(model_path, draft_model=draft_model, **kwargs)
             return
@@ -185,7 +208,9 @@ class Llama(llama_cpp.Llama):
 
     @model_params.setter
     def model_params(self, params: llama_cpp.llama_model_params) -> None:
-        params.load_mtp = self._load_mtp  # the stock class, which sets the others, has no argument for it
+        params.load_mtp = self._load_mtp  # the stock class, which sets the others, has no argument for these
+        if self._rpc.devices is not None:
+            params.devices = ctypes.addressof(self._rpc.devices)
         self._model_params = params
 
     @property
@@ -512,6 +537,11 @@ class Llama(llama_cpp.Llama):
     def _counted(self, n_prompt: int, steps: Generator[int, Any, Any]) -> Generator[int, Any, Any]:
         conversation = self._conversation
         conversation.n_prompt, conversation.n_completion = n_prompt, 0
+        with self._rpc.watched():
+            yield from self._counting(steps)
+
+    def _counting(self, steps: Generator[int, Any, Any]) -> Generator[int, Any, Any]:
+        conversation = self._conversation
         try:
             token = next(steps)
             while True:
@@ -594,7 +624,8 @@ class Llama(llama_cpp.Llama):
     # ---------------------------------------------------------------- state
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**super().__getstate__(), "checkpoint_bytes": self._checkpoint_bytes}
+        ours = {"checkpoint_bytes": self._checkpoint_bytes, "rpc_servers": self._rpc_servers, "rpc_timeout": self._rpc_timeout}
+        return {**super().__getstate__(), **ours}
 
     @_by_itself
     def save_state(self) -> LlamaState:
@@ -661,14 +692,18 @@ class _StateDoesNotFit(RuntimeError, KeyError):
     __str__ = RuntimeError.__str__  # KeyError's quotes it
 
 
+_plain_init = Llama.__init__
+
+
 def _signature() -> inspect.Signature:
     """The stock constructor's, with our kinds of draft_model and our own parameter."""
     stock = inspect.signature(llama_cpp.Llama.__init__)
     parameters = dict(stock.parameters)
     parameters["draft_model"] = parameters["draft_model"].replace(annotation=Optional[DraftModel])
     *stock_ones, kwargs = parameters.values()
-    ours = inspect.Parameter("checkpoint_bytes", inspect.Parameter.KEYWORD_ONLY, default=CHECKPOINT_BYTES, annotation=int)
-    return stock.replace(parameters=[*stock_ones, ours, kwargs])
+    own = inspect.signature(_plain_init).parameters
+    ours = [own[name] for name in ("checkpoint_bytes", "rpc_servers", "rpc_timeout")]
+    return stock.replace(parameters=[*stock_ones, *ours, kwargs])
 
 
 Llama.__init__.__signature__ = _signature()  # type: ignore[attr-defined]  # for help() and for tools that look

@@ -212,7 +212,12 @@ class Front(NoMemory, Llama):
         if not reset:
             self._refuse("generate(reset=False)")
         request = self._new_request(tokens, settings, stopping_criteria)
-        return self._turns.generation(self._tokens_of(request))
+        return self._turns.generation(self._watched(self._tokens_of(request)))
+
+    def _watched(self, steps: Generator[int, Any, Any]) -> Generator[int, Any, Any]:
+        """Raises WorkerError where an RPC worker was lost."""
+        with self._owner._rpc.watched():
+            return (yield from steps)
 
     def _new_request(self, tokens: Sequence[int], settings: Dict[str, Any], stops: Optional[StoppingCriteriaList]) -> Request:
         if len(tokens) == 0:

@@ -77,6 +77,8 @@ def _own_arguments(settings: ModelSettings) -> Dict[str, Any]:
         own["n_parallel"] = settings.n_parallel
         if "embedding" not in settings.model_fields_set:
             own["embedding"] = False
+    if settings.rpc_timeout is not None:
+        own["rpc_timeout"] = settings.rpc_timeout
     drafters = settings.drafters()
     if not drafters:
         return own

@@ -90,6 +90,12 @@ class ModelSettings(upstream.ModelSettings):
         description="For recurrent and hybrid models: the most memory for checkpoints of their states. 512 MiB if not given.",
     )
 
+    rpc_timeout: Optional[float] = Field(
+        default=None,
+        gt=0,
+        description="Seconds after which an RPC worker (rpc_servers) that does not answer is given up. 60 if not given.",
+    )
+
     def drafters(self) -> List[Draft]:
         """The drafters that these settings describe: none for plain decoding and for llama-cpp-python's own method.
 

@@ -1,6 +1,7 @@
 // See llama-guarded.h.
 
 #include "llama-guarded.h"
+#include "llama-workers.h"
 
 #include "llama-batch.h"
 #include "llama-context.h"
@@ -34,7 +35,9 @@ static int32_t guarded_decode(llama_context * ctx, const batch_type & batch) {
     std::vector<llama_pos> last;
     try {
         last = last_positions(ctx);
-        return ctx->decode(batch);
+        const int32_t ret = ctx->decode(batch);
+        llama_check_workers(*ctx);
+        return ret;
     } catch (const std::exception & e) {
         LLAMA_LOG_ERROR("llama_decode: %s\n", e.what());
     }
@@ -52,9 +55,26 @@ int32_t llama_guarded_decode(llama_context * ctx, const llama_batch_ext & batch)
 
 int32_t llama_guarded_encode(llama_context * ctx, const llama_batch & batch) {
     try {
-        return ctx->encode(batch);
+        const int32_t ret = ctx->encode(batch);
+        llama_check_workers(*ctx);
+        return ret;
     } catch (const std::exception & e) {
         LLAMA_LOG_ERROR("llama_encode: %s\n", e.what());
         return -2;
+    }
+}
+
+size_t llama_guarded_state(llama_context * ctx, const std::function<size_t()> & body) {
+    size_t n_bytes = 0;
+    {
+        const llama_quiet_workers quiet;
+        n_bytes = body();
+    }
+    try {
+        llama_check_workers(*ctx);
+        return n_bytes;
+    } catch (const std::exception & e) {
+        LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
+        return 0;
     }
 }

@@ -11,27 +11,57 @@
 #include "llama-tree.h"
 
 #include <algorithm>
+#include <map>
 #include <stdexcept>
+#include <string>
 
 //
 // the store
 //
 
-llama_feature_store::llama_feature_store(
-        const llama_context & drafter, int64_t n_embd, const std::vector<int32_t> & layers, int32_t n_rows) :
-        n_rows(n_rows), layers(layers) {
-    meta.reset(ggml_init({ layers.size()*ggml_tensor_overhead(), nullptr, true }));
-    views.reset(ggml_init({ ggml_tensor_overhead(), nullptr, true }));
-    for (size_t k = 0; k < layers.size(); ++k) {
-        kept.push_back(ggml_new_tensor_2d(meta.get(), GGML_TYPE_F32, n_embd, n_rows));
+static bool is_worker(ggml_backend_dev_t device) {
+    return device != nullptr && std::string("RPC") == ggml_backend_reg_name(ggml_backend_dev_backend_reg(device));
+}
+
+// Where a layer's inputs are to be kept: with the drafter; or, where they are computed on an RPC worker that the drafter's graph
+// can use, there.
+static ggml_backend_buffer_type_t place_of(const llama_model & target, const llama_model & drafter, int32_t il) {
+    const ggml_backend_dev_t made_on = il > 0 ? target.dev_layer(il - 1) : nullptr;
+    const auto & usable = drafter.devices;
+    if (is_worker(made_on) && std::any_of(usable.begin(), usable.end(), [&](const llama_device & d) { return d.dev == made_on; })) {
+        return ggml_backend_dev_buffer_type(made_on);
     }
-    const ggml_backend_dev_t device = drafter.get_model().dev_layer(0);
-    buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(meta.get(),
-            device ? ggml_backend_dev_buffer_type(device) : ggml_backend_cpu_buffer_type()));
+    const ggml_backend_dev_t device = drafter.dev_layer(0);
+    return device ? ggml_backend_dev_buffer_type(device) : ggml_backend_cpu_buffer_type();
+}
+
+llama_feature_store::llama_feature_store(
+        const llama_model & target, const llama_context & drafter, const std::vector<int32_t> & layers, int32_t n_rows) :
+        n_rows(n_rows), layers(layers), kept(layers.size()) {
+    std::map<ggml_backend_buffer_type_t, std::vector<size_t>> places;
+    for (size_t k = 0; k < layers.size(); ++k) {
+        places[place_of(target, drafter.get_model(), layers[k])].push_back(k);
+    }
+    for (const auto & [buft, of_buft] : places) {
+        allocate(buft, of_buft, target.hparams.n_embd);
+    }
+    views.reset(ggml_init({ ggml_tensor_overhead(), nullptr, true }));
+}
+
+void llama_feature_store::allocate(ggml_backend_buffer_type_t buft, const std::vector<size_t> & places, int64_t n_embd) {
+    ggml_context_ptr meta(ggml_init({ places.size()*ggml_tensor_overhead(), nullptr, true }));
+    for (const size_t k : places) {
+        kept[k] = ggml_new_tensor_2d(meta.get(), GGML_TYPE_F32, n_embd, n_rows);
+    }
+    ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors_from_buft(meta.get(), buft));
     if (!buffer) {
         throw std::runtime_error(format("no memory to keep the features of %d positions", n_rows));
     }
+    if (is_worker(ggml_backend_buft_get_device(buft))) {
+        ggml_backend_buffer_set_usage(buffer.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS); // the scheduler picks rows where they are
+    }
     ggml_backend_buffer_clear(buffer.get(), 0);
+    buffers.emplace_back(std::move(meta), std::move(buffer));
 }
 
 bool llama_feature_store::holds(int32_t il) const {
@@ -114,13 +144,29 @@ ggml_tensor * llama_feature_store::build(llm_graph_context & graph) {
     input->rows = ggml_new_tensor_1d(graph.ctx0, GGML_TYPE_I32, graph.n_tokens);
     ggml_set_input(input->rows);
 
+    // from the back, so that every device's part goes to the drafter's, and none to another part's
     ggml_tensor * fused = nullptr;
-    for (ggml_tensor * layer : kept) {
-        ggml_tensor * part = ggml_get_rows(graph.ctx0, layer, input->rows);
-        fused = fused ? ggml_concat(graph.ctx0, fused, part, 0) : part;
+    for (size_t last = kept.size(); last > 0; ) {
+        size_t first = last - 1;
+        while (first > 0 && kept[first - 1]->buffer == kept[last - 1]->buffer) {
+            --first;
+        }
+        ggml_tensor * part = build_part(graph, input->rows, first, last);
+        fused = fused ? ggml_concat(graph.ctx0, part, fused, 0) : part;
+        last = first;
     }
     graph.res->add_input(std::move(input));
     return fused;
+}
+
+// Of the layers first to last - 1, whose rows are on one device.
+ggml_tensor * llama_feature_store::build_part(llm_graph_context & graph, ggml_tensor * rows, size_t first, size_t last) const {
+    ggml_tensor * part = nullptr;
+    for (size_t k = first; k < last; ++k) {
+        ggml_tensor * layer = ggml_get_rows(graph.ctx0, kept[k], rows);
+        part = part ? ggml_concat(graph.ctx0, part, layer, 0) : layer;
+    }
+    return part;
 }
 
 ggml_tensor * llama_tree_build_features(llm_graph_context & graph, const llama_context * target) {
@@ -135,9 +181,8 @@ ggml_tensor * llama_tree_build_features(llm_graph_context & graph, const llama_c
 int32_t llama_tree_keep_features(
         llama_context * target, llama_context * drafter, const int32_t * layers, int32_t n_layers, int32_t n_rows) {
     try {
-        const int64_t n_embd = target->get_model().hparams.n_embd;
         drafter->set_feature_store(target->features.put(*drafter, n_layers > 0 ?
-            std::make_unique<llama_feature_store>(*drafter, n_embd, std::vector<int32_t>(layers, layers + n_layers), n_rows) : nullptr));
+            std::make_unique<llama_feature_store>(target->get_model(), *drafter, std::vector<int32_t>(layers, layers + n_layers), n_rows) : nullptr));
     } catch (const std::exception & e) {
         LLAMA_LOG_ERROR("%s: %s\n", __func__, e.what());
         return -1;

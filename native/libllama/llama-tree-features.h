@@ -1,6 +1,7 @@
 // Inputs of some of a target's layers ("features"), kept on the drafter's device: a decode leaves them here, the drafter's
-// graph reads the rows it is told to, and none of them passes through the host. Every drafter's context has a store of its
-// own. C API: llama_tree_keep_features() and llama_tree_inject() in llama-tree.h.
+// graph reads the rows it is told to, and none of them passes through the host. Of a target on RPC workers each layer's stay on
+// the worker that computed them, and only the rows that the drafter reads, those of accepted tokens, cross the network. Every
+// drafter's context has a store of its own. C API: llama_tree_keep_features() and llama_tree_inject() in llama-tree.h.
 #pragma once
 
 #include "ggml-cpp.h"
@@ -8,15 +9,18 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 struct llama_context;
+struct llama_model;
 struct llm_graph_context;
 
 class llama_feature_store {
 public:
-    // Room for n_rows inputs [n_embd] of every layer of `layers`, where the drafter's first layer is.
-    llama_feature_store(const llama_context & drafter, int64_t n_embd, const std::vector<int32_t> & layers, int32_t n_rows);
+    // Room for n_rows inputs of every layer of `layers` of the target, where the drafter's first layer is.
+    llama_feature_store(
+            const llama_model & target, const llama_context & drafter, const std::vector<int32_t> & layers, int32_t n_rows);
 
     // The row at which the next decode begins to write. Decodes of more tokens than there are rows after it leave nothing.
     void set_next(int32_t row) { next = row; }
@@ -35,15 +39,17 @@ public:
     ggml_tensor * build(llm_graph_context & graph);
 
 private:
+    void         allocate(ggml_backend_buffer_type_t buft, const std::vector<size_t> & places, int64_t n_embd);
+    ggml_tensor * build_part(llm_graph_context & graph, ggml_tensor * rows, size_t first, size_t last) const;
+
     int32_t                    n_rows;
     int32_t                    next = 0;
     std::vector<int32_t>       layers;
     std::vector<ggml_tensor *> kept;   // per layer: [n_embd, n_rows]
     std::vector<int32_t>       rows;
 
-    ggml_context_ptr        meta;
-    ggml_context_ptr        views;     // of the copy that is being made
-    ggml_backend_buffer_ptr buffer;
+    ggml_context_ptr views; // of the copy that is being made
+    std::vector<std::pair<ggml_context_ptr, ggml_backend_buffer_ptr>> buffers; // one for each device
 };
 
 // Of one target: the stores of its drafters, and who wants which layer's inputs on the host.

@@ -84,7 +84,11 @@ const float * llama_tree_get_top_ith(llama_context * ctx, int32_t i) {
     }
 }
 
-bool llama_tree_outputs_on_device(const llama_model * model) {
+ggml_backend_dev_t llama_tree_output_device(const llama_model * model) {
     const ggml_backend_dev_t dev = model->dev_output();
-    return dev != nullptr && ggml_backend_dev_type(dev) != GGML_BACKEND_DEVICE_TYPE_CPU;
+    return dev == nullptr || ggml_backend_dev_type(dev) == GGML_BACKEND_DEVICE_TYPE_CPU ? nullptr : dev;
+}
+
+bool llama_tree_outputs_on_device(const llama_model * model) {
+    return llama_tree_output_device(model) != nullptr;
 }

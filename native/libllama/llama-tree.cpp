@@ -2,6 +2,7 @@
 
 #include "llama-tree.h"
 #include "llama-tree-impl.h"
+#include "llama-workers.h"
 
 #include "llama-batch.h"
 #include "llama-context.h"
@@ -128,6 +129,7 @@ static int32_t decode_forest(llama_context * ctx, const llama_batch & batch, con
         return fail("the memory refuses a forest of %d nodes", forest->n_nodes());
     }
     const int32_t ret = ctx->decode(nodes);
+    llama_check_workers(*ctx);
     if (ret != 0) {
         fail("decoding %d nodes of %zu sequences failed with %d", forest->n_nodes(), forest->trees.size(), ret);
     }
@@ -184,6 +186,7 @@ int32_t llama_tree_compute::commit(llama_context * ctx, llama_seq_id seq_id, con
             fail("no memory to commit %zu nodes", path.size());
             ret = -2;
         }
+        llama_check_workers(*ctx);
     } catch (const std::exception & e) { // nobody knows how far it came
         remove_sequence(ctx, seq_id);
         fail("committing %zu nodes failed, sequence %d was removed: %s", path.size(), seq_id, e.what());

@@ -66,6 +66,9 @@ extern "C" {
     // True if the model's logits are computed on a GPU or another device with memory of its own.
     LLAMA_API bool llama_tree_outputs_on_device(const struct llama_model * model);
 
+    // The device that computes the model's logits; NULL: the CPU.
+    LLAMA_API ggml_backend_dev_t llama_tree_output_device(const struct llama_model * model);
+
     // From the next decode on, only the n_top best entries of every row of logits come to the host (0: whole rows, as ever).
     // llama_get_logits_ith() still gives a row: it is copied when it is asked for. A batch that doesn't fit into one
     // ubatch gives whole rows.

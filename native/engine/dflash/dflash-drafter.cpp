@@ -26,7 +26,7 @@ dflash_drafter::dflash_drafter(llama_context * target, const std::string & path,
     const dflash_file file(path);
     file.check();
     refuse_misfits("the draft model " + path, file.misfits(target));
-    model.reset(load_draft_model(path, params.n_gpu_layers));
+    model.reset(load_draft_model(llama_get_model(target), path, params.n_gpu_layers));
     head = drafter_head::take(model.get(), llama_get_model(target));
     read_layout();
     make_context(params);

@@ -2,6 +2,8 @@
 
 #include "dflash/feature-queue.h"
 
+#include "draft-model.h"
+
 #include "llama-ext.h"
 #include "llama-tree.h"
 
@@ -142,7 +144,8 @@ public:
 
 private:
     // A round accepts some other number of tokens each time. With rows that are removed again there are always as many, so
-    // that a device replays the graph of the last time. They fit: until its forward the block's cells are free.
+    // that a device replays the graph of the last time. They fit: until its forward the block's cells are free. RPC workers
+    // keep graphs of several sizes, and rows cost bytes on the way: there it is a power of two.
     int32_t inject_some(llama_context * drafter, const std::vector<row> & given) override {
         std::vector<int32_t>      rows;
         std::vector<llama_pos>    positions;
@@ -152,7 +155,11 @@ private:
             positions.push_back(row.pos);
             lanes    .push_back(row.lane);
         }
-        while ((int32_t) rows.size() < n_block) {
+        int32_t n_rows = n_block;
+        while (is_on_workers(llama_get_model(target)) && n_rows/2 >= (int32_t) rows.size()) {
+            n_rows /= 2;
+        }
+        while ((int32_t) rows.size() < n_rows) {
             rows     .push_back(rows.back());
             positions.push_back(positions.back() + 1);
             lanes    .push_back(lanes.back());

@@ -28,7 +28,7 @@ eagle3_drafter::eagle3_drafter(llama_context * target, const std::string & path,
     const eagle3_file file(path);
     file.check();
     refuse_misfits("the draft model " + path, file.misfits(target));
-    model.reset(load_draft_model(path, params.n_gpu_layers));
+    model.reset(load_draft_model(llama_get_model(target), path, params.n_gpu_layers));
     read_layout();
     make_context(params);
 

@@ -20,7 +20,7 @@ model_drafter::model_drafter(llama_context * target, const std::string & path, c
     const draft_model_file file(path);
     file.check();
     refuse_misfits("the draft model " + path, file.misfits(target));
-    model.reset(load_draft_model(path, params.n_gpu_layers));
+    model.reset(load_draft_model(llama_get_model(target), path, params.n_gpu_layers));
     if (!llama_model_has_decoder(model.get()) || llama_model_has_encoder(model.get())) {
         refuse("the draft model " + path + " does not continue a text (it has an encoder, or no decoder): use a causal language model");
     }

@@ -28,7 +28,7 @@ mtp_drafter::mtp_drafter(llama_context * target, const std::string & path, const
         const mtp_file file(path);
         file.check();
         refuse_misfits("the draft model " + path, file.misfits(target));
-        model.reset(load_draft_model(path, params.n_gpu_layers, /*load_mtp*/ true));
+        model.reset(load_draft_model(llama_get_model(target), path, params.n_gpu_layers, /*load_mtp*/ true));
     }
     check_head();
     make_context(params);
