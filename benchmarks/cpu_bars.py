@@ -70,7 +70,7 @@ def decoding(args: argparse.Namespace) -> list[dict]:
                 command += [option, value]
         command += ["--llama-server", str(args.stock / "llama-server"), "--server-lengths", "3", "--chain-budgets", ""]
         command += ["--tree-budgets", "auto", "--threads", str(args.threads), "--max-tokens", str(args.max_tokens)]
-        command += ["--minutes", str(args.minutes)]
+        command += ["--block", args.block, "--minutes", str(args.minutes)]
         subprocess.run(command, check=True, stdout=sys.stderr)
         return json.loads(out.read_text())["runs"]
 
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--target", action="append", default=[])
     parser.add_argument("--draft-model", help="for --target")
     parser.add_argument("--prompts", action="append", default=[])
+    parser.add_argument("--block", choices=["whole", "short"], default="short", help="what a DFlash drafter denoises (short)")
     parser.add_argument("--types", default=TYPES)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--max-tokens", type=int, default=96)

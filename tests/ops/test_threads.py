@@ -40,8 +40,8 @@ def test_threads(run, check):
 def test_beside_busy_processes_two_threads_are_not_much_slower_than_one():
     """With barriers that only spin, two threads had 0.12 to 0.27 of the speed of one here."""
     command = [sys.executable, ROOT / "benchmarks" / "shared_processors.py", ROOT / "models" / "tiny-qwen35.gguf"]
-    command += ["--rows", "1", "--busy", "2", "--seconds", "4"]
+    command += ["--rows", "1", "--busy", "2", "--seconds", "10"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     speed = json.loads(done.stdout)["forwards a second by threads"]
-    assert speed["2"] > 0.5 * speed["1"], speed
+    assert speed["2"] > 0.4 * speed["1"], speed
