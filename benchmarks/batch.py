@@ -67,11 +67,11 @@ def compare_clients(args):
 
 def switch_conversations(args):
     rng = np.random.default_rng(0)
-    texts = [rng.integers(1000, 20000, args.conversation_tokens).tolist() for _ in range(args.conversations)]
     n_ctx = args.conversation_tokens + 4 * (args.new_tokens + args.max_tokens)
     with tempfile.TemporaryDirectory() as folder, load(args, args.draft_model, args.lanes, n_ctx) as llm:
         if args.cache != "none":
             llm.set_cache(LlamaDiskCache(folder, 64 << 30) if args.cache == "disk" else LlamaRAMCache(64 << 30))
+        texts = [rng.integers(300, llm.n_vocab(), args.conversation_tokens).tolist() for _ in range(args.conversations)]
         for turn in range(3):
             seconds, before = [], llm._scheduler.n_evaluated
             for text in texts:
@@ -79,7 +79,7 @@ def switch_conversations(args):
                 with contextlib.redirect_stderr(io.StringIO()):  # LlamaDiskCache tells all that it does
                     llm.create_completion(text, temperature=0.0, max_tokens=args.max_tokens)
                 seconds.append(time.perf_counter() - started)
-                text += rng.integers(1000, 20000, args.new_tokens).tolist()
+                text += rng.integers(300, llm.n_vocab(), args.new_tokens).tolist()
             n = llm._scheduler.n_evaluated - before
             what = "first" if turn == 0 else f"turn {turn}"
             print(f"{what}: {n / len(texts):.0f} tokens evaluated and {np.mean(seconds):.2f} s a conversation, {max(seconds):.2f} s at most")

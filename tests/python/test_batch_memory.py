@@ -256,7 +256,7 @@ def test_a_lane_that_is_copied_takes_no_state_before_the_copy_is_made(load, alon
     needed for a text from the cache."""
     llm, system = load(n_parallel=2), [TURN, *message(150, 8)]
     llm.set_cache(llama_cpp.LlamaRAMCache())
-    cached, lent = [TURN, *message(160, 80)], system + message(30, 81)
+    cached, lent = [TURN, *message(160, 80)], system + message(100, 81)
     for prompt in (cached, [TURN, *message(90, 82)], [TURN, *message(90, 83)], lent):  # the first ones leave their lanes
         llm.create_completion(prompt, **ASKED)
     scheduler, step = llm._scheduler, llm._scheduler._step
@@ -268,7 +268,7 @@ def test_a_lane_that_is_copied_takes_no_state_before_the_copy_is_made(load, alon
         step()
 
     scheduler._step = with_both
-    asked = [system + message(25, 84), cached + message(25, 85)]
+    asked = [system + message(30, 84), cached + message(25, 85)]
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(llm.create_completion, asked[0], **ASKED)
         time.sleep(0.1)
