@@ -113,6 +113,8 @@ def write_target(
 
 
 HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
+# head sizes for which GPU backends have kernels: with others, those of the CPU would be tested once more
+GPU_SIZES = {"qwen35": dict(head_dim=128, state_size=128), **{arch: dict(head_dim=64, state_size=64) for arch in HYBRIDS[1:]}}
 
 
 def write_hybrid(

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from context import Config, Context
-from models import HYBRIDS, write_hybrid, write_target
+from models import GPU_SIZES, HYBRIDS, write_hybrid, write_target
 from trees import leaves, path_to, token_trees
 
 Q8, Q4 = llama_cpp.GGML_TYPE_Q8_0, llama_cpp.GGML_TYPE_Q4_0
@@ -29,8 +29,6 @@ ON_GPU = [
     *[Config(arch, True, n_gpu_layers=-1) for arch in ("gemma3", *HYBRIDS)],
     *[Config(arch, True, Q4, n_gpu_layers=-1) for arch in ("llama", "qwen35")],
 ]
-# head sizes for which GPU backends have kernels: with others, those of the CPU would be tested once more
-GPU_SIZES = {"qwen35": dict(head_dim=128, state_size=128), **{arch: dict(head_dim=64, state_size=64) for arch in HYBRIDS[1:]}}
 PROMPT = [(7 * i * i + 3 * i) % 300 for i in range(40)]  # longer than gemma3's window
 
 
