@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <numeric>
@@ -236,7 +237,8 @@ void llama_kv_cache::tree_drop_cells(llama_seq_id seq_id) {
 
 // Once no tree is pending in a stream any more, what was kept of them moves to the first of the cells that they had, if the
 // cache is in host memory: no hole is left, and each sequence's cells stay in the order of its positions. (Until then
-// cells after them are used, for the same reason.) Elsewhere it stays where it is, and later batches fill the holes.
+// cells after them are used, for the same reason.) Elsewhere it stays where it is, and later batches fill the holes: only the
+// batch-invariant mode needs that order, in which attention is added up.
 void llama_kv_cache::tree_close_stream(uint32_t stream) {
     const bool is_open = std::any_of(pending.begin(), pending.end(), [&](const auto & tree) {
         return seq_to_stream[tree.first] == stream;
@@ -260,8 +262,10 @@ void llama_kv_cache::tree_close_stream(uint32_t stream) {
 }
 
 bool llama_kv_cache::tree_can_compact(uint32_t stream) const {
-    return !v_cells[stream].get_has_shift() && std::all_of(layers.begin(), layers.end(), [](const kv_layer & layer) {
-        return on_host(layer.k) && on_host(layer.v);
+    static const char * invariant = getenv("GGML_CUDA_BATCH_INVARIANT");
+    const bool on_device = invariant && atoi(invariant) == 1 && !v_trans;
+    return !v_cells[stream].get_has_shift() && std::all_of(layers.begin(), layers.end(), [on_device](const kv_layer & layer) {
+        return on_device || (on_host(layer.k) && on_host(layer.v));
     });
 }
 
@@ -296,11 +300,29 @@ void llama_kv_cache::tree_compact(uint32_t stream) {
     v_heads[stream] = targets.empty() ? std::min(v_heads[stream], taken.front()) : targets.back() + 1;
 }
 
-// Copy one cell's K and V in every layer. Only for buffers in host memory.
+// A row of a tensor, as bytes.
+static ggml_tensor row_of(ggml_tensor * t, size_t offset, size_t n_bytes) {
+    ggml_tensor row = *t;
+    row.type     = GGML_TYPE_I8;
+    row.view_src = t;
+    row.data     = (char *) t->data + offset;
+    for (int i = 0; i < GGML_MAX_DIMS; ++i) {
+        row.ne[i] = i == 0 ? n_bytes : 1;
+        row.nb[i] = i == 0 ? 1 : n_bytes;
+    }
+    return row;
+}
+
+// Copy one cell's K and V in every layer. A transposed V only in host memory.
 void llama_kv_cache::tree_copy_cell(uint32_t stream, uint32_t src, uint32_t dst) {
     const auto copy = [&](ggml_tensor * t, size_t row) {
-        char * data = (char *) t->data + stream*t->nb[2];
-        memcpy(data + dst*row, data + src*row, row);
+        const size_t at = stream*t->nb[2];
+        if (on_host(t)) {
+            memcpy((char *) t->data + at + dst*row, (char *) t->data + at + src*row, row);
+            return;
+        }
+        ggml_tensor from = row_of(t, at + src*row, row), to = row_of(t, at + dst*row, row);
+        ggml_backend_tensor_copy(&from, &to);
     };
     for (auto & layer : layers) {
         copy(layer.k, layer.k->nb[1]);

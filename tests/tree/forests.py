@@ -1,7 +1,7 @@
 """Several sequences of one context, in forests and otherwise, beside each of them decoded alone in a context of its own.
 
-As a program (python forests.py MODEL ARCH UNIFIED SWA_FULL N_TOKENS SEED) it demands equal bits, which takes the batch-invariant
-mode: GGML_CPU_BATCH_INVARIANT=1 in its environment.
+As a program (python forests.py MODEL ARCH UNIFIED SWA_FULL N_TOKENS SEED [N_GPU_LAYERS]) it demands equal bits, which takes the
+batch-invariant mode: GGML_CPU_BATCH_INVARIANT=1 or GGML_CUDA_BATCH_INVARIANT=1 in its environment.
 """
 
 from __future__ import annotations
@@ -216,9 +216,9 @@ class Lanes:
 
 
 if __name__ == "__main__":
-    model, arch, unified, swa_full, n_tokens, seed = sys.argv[1:]
+    model, arch, unified, swa_full, n_tokens, seed, n_gpu_layers = [*sys.argv[1:], "0"][:7]
     unified, n_tokens = unified == "True", int(n_tokens)
-    config = Config(arch, True, n_ubatch=64, unified=unified, swa_full=swa_full == "True")
+    config = Config(arch, True, n_ubatch=64, unified=unified, swa_full=swa_full == "True", n_gpu_layers=int(n_gpu_layers))
     lanes = Lanes(Path(model), config, n_tokens + 1024 if unified else N_SEQ * 512, int(seed), 0.0, in_order=unified)
     lanes.run(n_tokens)
     print("equal", lanes.n_tokens, lanes.did)

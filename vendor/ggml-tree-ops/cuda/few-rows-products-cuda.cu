@@ -1,5 +1,6 @@
 #include "few-rows-products-cuda.cuh"
 
+#include "batch-invariant-cuda.cuh"
 #include "few-rows-launch.cuh"
 #include "small-copies-cuda.cuh" // overlap()
 
@@ -7,6 +8,8 @@
 #include <cstdlib>
 
 static constexpr int MAX_FUSED  = 8;
+
+static_assert(FEW_ROWS_MAX_TOKENS == GGML_CUDA_FEW_ROWS_MOST, "as others are told");
 
 static bool is_wanted(int cc) {
     static const char * wanted = getenv("GGML_CUDA_FEW_ROWS");
@@ -32,6 +35,9 @@ static size_t bytes_needed(ggml_type type) {
 // From how many tokens on the kernel serves and no longer ggml's vector kernels, so that fewer tokens never take longer than
 // more; measured on an H100 (docs/gpu.md). One token is theirs: they also fuse what follows.
 static int min_tokens(ggml_type type) {
+    if (ggml_cuda_batch_invariant()) {
+        return 1;
+    }
     switch (type) {
         case GGML_TYPE_Q4_0:
         case GGML_TYPE_Q8_0:
@@ -68,14 +74,15 @@ static bool has_kernel(const ggml_tensor * t, int id) {
         src0->ne[0] % FEW_ROWS_BLOCK == 0 && src0->ne[0] <= FEW_ROWS_MAX_COLUMNS && src0->ne[1] % FEW_ROWS_TILE == 0;
 }
 
-static bool applies(const ggml_tensor * t) {
-    if (!has_kernel(t, ggml_cuda_get_device())) {
-        return false;
-    }
+bool ggml_cuda_has_few_rows_kernel(const ggml_tensor * t) {
     const ggml_tensor * src0 = t->src[0], * src1 = t->src[1];
-    return src1->ne[1] >= min_tokens(src0->type) && src1->ne[1] <= FEW_ROWS_MAX_TOKENS && ggml_nrows(src1) == src1->ne[1] &&
-        is_aligned(src0->data) && src1->nb[0] == sizeof(float) && src1->nb[1] % 16 == 0 && is_aligned(src1->data) &&
-        t->nb[0] == sizeof(float) && t->nb[1] % sizeof(float) == 0;
+    return has_kernel(t, ggml_cuda_get_device()) && ggml_nrows(src1) == src1->ne[1] && is_aligned(src0->data) &&
+        src1->nb[0] == sizeof(float) && src1->nb[1] % 16 == 0 && is_aligned(src1->data) && t->nb[0] == sizeof(float) &&
+        t->nb[1] % sizeof(float) == 0;
+}
+
+static bool applies(const ggml_tensor * t) {
+    return t->src[1]->ne[1] >= min_tokens(t->src[0]->type) && t->src[1]->ne[1] <= FEW_ROWS_MAX_TOKENS && ggml_cuda_has_few_rows_kernel(t);
 }
 
 // The activations of several products, converted.

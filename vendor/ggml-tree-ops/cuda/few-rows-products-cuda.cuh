@@ -11,6 +11,11 @@
 static inline bool ggml_cuda_few_rows_product(ggml_backend_cuda_context &, const ggml_tensor *, const ggml_tensor *, ggml_tensor *) { return false; }
 static inline void ggml_cuda_gather_few_rows_products(ggml_cgraph *, int) {}
 #else
+static constexpr int GGML_CUDA_FEW_ROWS_MOST = 64; // tokens
+
+// Whether the kernel can compute a GGML_OP_MUL_MAT where it has 1 to GGML_CUDA_FEW_ROWS_MOST tokens.
+bool ggml_cuda_has_few_rows_kernel(const ggml_tensor * t);
+
 // Computes a GGML_OP_MUL_MAT, or returns false: nothing was started.
 bool ggml_cuda_few_rows_product(ggml_backend_cuda_context & ctx, const ggml_tensor * src0, const ggml_tensor * src1, ggml_tensor * dst);
 
