@@ -25,6 +25,7 @@ class Lanes:
         n_ctx: Tokens of one lane.
         unified: Whether the lanes share one cache (llama.cpp's kv_unified).
         n_batch: Tokens of a prompt, or nodes of all lanes, that are decoded at once.
+        kv_type: Of the cache, one of ggml's numbers.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Lanes:
         n_batch: int = 128,
         n_threads: int = 1,
         n_gpu_layers: int = 0,
+        kv_type: int = llama_cpp.GGML_TYPE_F16,
     ) -> None:
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = n_gpu_layers
@@ -45,6 +47,7 @@ class Lanes:
         params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * n_lanes, n_lanes, unified
         params.n_batch = params.n_ubatch = n_batch
         params.n_threads = params.n_threads_batch = n_threads
+        params.type_k = params.type_v = kv_type
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self.model = llama_cpp.llama_model_load_from_file(str(target).encode(), model_params)
         if not self.model:
