@@ -160,6 +160,23 @@ static constexpr int32_t first_tried = 8; // nodes of a lane
 // rounds that are plain before any other, to learn their cost
 static constexpr int first_plain = 2;
 
+auto_budget auto_budget::for_lanes(bool more) const {
+    auto_budget res = *this;
+    res.plain       = auto_budget().plain;
+    res.since_plain = 0;
+    for (auto & known : res.trials) {
+        trial & trial = known.second;
+        trial.tokens  = running_mean(0.05);
+        trial.seconds = running_mean(0.05);
+        if (!more) {
+            trial.plain_left   = 0;
+            trial.left         = short_trial;
+            trial.plain_streak = shortest_streak;
+        }
+    }
+    return res;
+}
+
 bool auto_budget::wants_draft(drafter_set set) {
     if (plain.samples() < first_plain || since_plain >= plain_every) {
         return false;

@@ -60,6 +60,11 @@ public:
     // on_device: forwards are graphs that a device replays as long as they are of as many nodes and positions as before.
     explicit auto_budget(bool on_device = false) : on_device(on_device) {}
 
+    // What it starts from for rounds of more lanes than these, or of fewer: forwards cost what they cost by their nodes, and drafts
+    // are worth what they were. Only a plain round is measured anew. Drafts that did not pay for these lanes rest for more lanes
+    // too; for fewer, where they pay at least as well, one round shows it.
+    auto_budget for_lanes(bool more) const;
+
     // Should the next round draft with this set? Asked once a round for each set, the best first, until one may: a set whose
     // drafts did not pay rests for as many rounds in which it would have been asked.
     bool wants_draft(drafter_set set = 1);

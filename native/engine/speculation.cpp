@@ -9,13 +9,15 @@
 #include "llama-tree.h"
 
 #include <algorithm>
+#include <iterator>
 #include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
-// the largest tree that "auto" considers
-static constexpr int32_t max_auto_nodes = 64;
+// the largest tree that "auto" considers: with its root, fewer queries than those from which llama.cpp computes attention in tiles,
+// and rounds otherwise than plain decoding
+static constexpr int32_t max_auto_nodes = 62;
 
 int32_t speculation::most_nodes(const llama_dflash_params & params) {
     return params.budget > 0 ? params.budget : max_auto_nodes;
@@ -136,8 +138,18 @@ void speculation::begin(const std::vector<round_request> & requests) {
 // draft
 //
 
+// A number of lanes that is new begins with what is known of the one that is nearest.
 auto_budget & speculation::budget() {
-    return budgets.try_emplace(round.size(), device_outputs).first->second;
+    const auto above = budgets.lower_bound(round.size());
+    if (above != budgets.end() && above->first == round.size()) {
+        return above->second;
+    }
+    if (budgets.empty()) {
+        return budgets.emplace(round.size(), device_outputs).first->second;
+    }
+    const bool more   = above == budgets.end() || (above != budgets.begin() && round.size() - std::prev(above)->first <= above->first - round.size());
+    const auto nearest = more ? std::prev(above) : above;
+    return budgets.emplace(round.size(), nearest->second.for_lanes(more)).first->second;
 }
 
 int32_t speculation::room_beside_root(const lane & lane) const {

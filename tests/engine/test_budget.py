@@ -229,3 +229,111 @@ def speed_of_rounds(only_good, per_node):
 def test_drafts_that_cost_nothing_and_are_poor_lose_nothing(in_stretches):
     for poor in (0.02, 0.1, 0.2, 0.3):
         assert in_stretches(600, 1000, 10e-3, 4e-3, 20e-6, 0.9, poor)[0] > 0.985
+
+
+# reads: rounds_of_each seconds_of_one seconds_per_node draft_seconds_per_lane chance inherit; conversations end one by one, from 8 to
+# 1, or begin one by one. Writes: tokens seconds drafted_rounds, and the same where they begin
+LANES = r"""
+#include "budget.h"
+#include <cmath>
+#include <cstdio>
+#include <random>
+
+struct outcome { long tokens = 0; double seconds = 0; long drafted = 0; };
+
+static outcome write(const std::vector<int> & numbers, int rounds, double one, double per_node, double draft, double chance, bool inherit) {
+    std::mt19937 rng(1);
+    std::uniform_real_distribution<double> uniform(0, 1);
+    outcome res;
+    auto_budget budget;
+    for (size_t i = 0; i < numbers.size(); ++i) {
+        const int n_lanes = numbers[i];
+        if (i > 0) {
+            budget = inherit ? budget.for_lanes(n_lanes > numbers[i - 1]) : auto_budget();
+        }
+        for (int r = 0; r < rounds; ++r) {
+            const bool wanted = budget.wants_draft();
+            std::vector<draft_tree> trees;
+            std::vector<draft_tree *> pointers;
+            for (int l = 0; l < n_lanes; ++l) {
+                trees.push_back(build_tree(0, std::vector<position_candidates>(wanted ? 15 : 0, { { 1 }, { (float) std::log(chance) } }), 63, false));
+            }
+            for (draft_tree & tree : trees) {
+                pointers.push_back(&tree);
+            }
+            const double draft_seconds = wanted ? draft*n_lanes : 0.0;
+            if (wanted) {
+                keep_best_nodes(pointers, budget.choose(pointers, draft_seconds));
+            }
+            int n_nodes = 0, sampled = 0;
+            for (const draft_tree & tree : trees) {
+                n_nodes += tree.n_nodes();
+                for (int node = 0; node >= 0;) {
+                    sampled += 1;
+                    node = tree.child(node, uniform(rng) < chance ? 1 : 2);
+                }
+            }
+            const double verify = (one + per_node*(n_nodes - 1))*(0.95 + 0.1*uniform(rng));
+            if (wanted) {
+                budget.record_draft(pointers, sampled, draft_seconds, verify, draft_seconds + verify);
+            } else {
+                budget.record_plain(n_lanes, verify, verify);
+            }
+            res.tokens  += sampled;
+            res.seconds += draft_seconds + verify;
+            res.drafted += wanted;
+        }
+    }
+    return res;
+}
+
+int main() {
+    int rounds, inherit;
+    double one, per_node, draft, chance;
+    while (scanf("%d %lf %lf %lf %lf %d", &rounds, &one, &per_node, &draft, &chance, &inherit) == 6) {
+        for (const std::vector<int> & numbers : { std::vector<int>{ 8, 7, 6, 5, 4, 3, 2, 1 }, std::vector<int>{ 1, 2, 3, 4, 5, 6, 7, 8 } }) {
+            const outcome res = write(numbers, rounds, one, per_node, draft, chance, inherit != 0);
+            printf("%ld %.9g %ld ", res.tokens, res.seconds, res.drafted);
+        }
+        printf("\n");
+        fflush(stdout);
+    }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def with_lanes(compile_program):
+    process = compile_program(LANES, "budget.cpp", "tree/best-nodes.cpp", "tree/draft-tree.cpp")
+
+    def run(rounds, one, per_node, draft, chance, inherit=True):
+        """Tokens per second and drafted rounds, of conversations that end one by one and of those that begin so."""
+        process.stdin.write(f"{rounds} {one} {per_node} {draft} {chance} {int(inherit)}\n")
+        process.stdin.flush()
+        numbers = [float(word) for word in process.stdout.readline().split()]
+        return (numbers[0] / numbers[1], numbers[2]), (numbers[3] / numbers[4], numbers[5])
+
+    return run
+
+
+def test_drafts_that_do_not_pay_rest_when_conversations_end_or_begin(with_lanes):
+    """Where a node costs nearly as much as a token alone; anew for each number, every one would try them."""
+    costs = dict(rounds=12, one=10e-3, per_node=9e-3, draft=5e-3, chance=0.3)
+    anew, known = with_lanes(**costs, inherit=False), with_lanes(**costs)
+    for (speed_anew, drafted_anew), (speed, drafted) in zip(anew, known):
+        assert drafted < 0.5 * drafted_anew
+        assert speed > 1.05 * speed_anew
+
+
+def test_drafts_that_pay_go_on_when_conversations_end_or_begin(with_lanes):
+    costs = dict(rounds=12, one=10e-3, per_node=0.2e-3, draft=0.3e-3, chance=0.8)
+    anew, known = with_lanes(**costs, inherit=False), with_lanes(**costs)
+    for (speed_anew, _), (speed, drafted) in zip(anew, known):
+        assert drafted >= 8 * (12 - 2)
+        assert speed > 0.97 * speed_anew  # other tokens are drawn
+
+
+def test_drafts_that_pay_for_few_conversations_come_back_when_many_have_ended(with_lanes):
+    """A draft for each conversation takes three tenths of a token: for 8 that does not pay, for one it does."""
+    (_, drafted), _ = with_lanes(rounds=24, one=10e-3, per_node=0.8e-3, draft=3e-3, chance=0.75)
+    assert drafted > 24
