@@ -24,6 +24,8 @@ if CHECKOUT not in _asked_for and "llama_dflash" not in sys.modules:
 def pytest_addoption(parser):
     parser.addoption("--cases", type=int, default=60, help="random cases of tests/oracle and of the fuzzers")
     parser.addoption("--forest-tokens", type=int, default=1000, help="tokens of each run of tests/tree/test_forests.py")
+    parser.addoption("--soak-seconds", type=float, help="how long tests/serve/test_many_clients.py asks each server")
+    parser.addoption("--upstream-tests", action="store_true", help="all tests of llama.cpp's server, not some (tests/serve/upstream)")
 
 
 def pytest_collection_modifyitems(items):
