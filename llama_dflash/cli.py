@@ -20,6 +20,7 @@ examples:
   llama-dflash run model.gguf "Why is the sky blue?"
   llama-dflash pull unsloth/Qwen3.5-27B-GGUF:Q4_K_M --draft-model z-lab/Qwen3.5-27B-DFlash
   llama-dflash run qwen3.5-27b
+  llama-dflash serve -m qwen3.5-27b --parallel 8
   llama-dflash doctor
 
 A model is named by its file, by its id on the Hugging Face Hub (org/name, org/name:FILE.gguf, org/name:Q4_K_M), or by the short
@@ -27,6 +28,7 @@ name that `pull` gave it. `llama-dflash COMMAND --help` says more. Exit codes: 0
 
 COMMANDS: Tuple[Tuple[str, str, str], ...] = (  # name, module, help
     ("run", ".commands.run", "chat with a model in the terminal, or answer one prompt"),
+    ("serve", ".serve.command", "serve a model to many users at once, with llama.cpp's own server and draft trees"),
     ("pull", ".commands.pull", "download a model and a drafter that fits it, and give the pair a short name"),
     ("pairs", ".commands.pairs", "list the drafters that are published for a model"),
     ("tune", ".commands.tune", "measure this machine with a model in about a minute, for later runs"),

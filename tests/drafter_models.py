@@ -46,6 +46,7 @@ def write_drafter(
     head_type: str = "f32",
     head_rank: int = 16,
     top_k: int = 5,
+    marker: str | None = None,
 ) -> Path:
     """A random-weight DFlash drafter for `target`.
 
@@ -58,6 +59,7 @@ def write_drafter(
     head: "markov" makes a DSpark drafter, "selector" a DFlash2 one, with weights of head_std.
     head_type: of a Markov head's matrices, by its name in gguf: "f32", "q8_0", …
     top_k: candidates of a selector.
+    marker: as of its target's vocabulary.
     """
     shape = target_shape(target)
     n_embd = n_embd or shape["n_embd"]
@@ -79,7 +81,7 @@ def write_drafter(
         "vocab_size": lambda: w.add_vocab_size(n_vocab),
         "block_size": lambda: w.add_uint32(f"{arch}.block_size", block_size),
         "target_layers": lambda: w.add_array(f"{arch}.target_layers", list(layers)),
-        "tokenizer": lambda: add_vocab(w, n_vocab),
+        "tokenizer": lambda: add_vocab(w, n_vocab, marker),
         **(_selector_settings(w, head_rank, top_k) if head == "selector" else {}),
         "tokenizer.ggml.mask_token_id": lambda: w.add_mask_token_id(mask),
     }
@@ -146,8 +148,8 @@ def _selector_settings(w: gguf.GGUFWriter, rank: int, top_k: int) -> dict[str, C
     }
 
 
-def make_predictable(target: Path, scale: float = 20.0) -> Path:
-    """Rewrites a target's weights so that it mostly writes FAVOURITES, which one depending on the text before.
+def make_predictable(target: Path, scale: float = 20.0, favourites: dict[int, float] = FAVOURITES) -> Path:
+    """Rewrites a target's weights so that it mostly writes its favourites, which one depending on the text before.
 
     Dimension 0 of every embedding is `scale`, and the head reads the favourites' logits from it. The mask token's
     embedding has nothing else, so a drafter of small weights proposes exactly the favourites, in their order.
@@ -164,7 +166,7 @@ def make_predictable(target: Path, scale: float = 20.0) -> Path:
         head[:] *= 0.2  # or a token's own embedding makes it the next one
     else:
         head[:, 0] = 0.0
-    for token, logit in FAVOURITES.items():
+    for token, logit in favourites.items():
         # after the final RMS norm dimension 0 is about sqrt(n_embd) * scale / norm: half of it at most is the rest's
         head[token, 0] += logit / gain * scale / 4
     for t in (embeddings, head):

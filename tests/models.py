@@ -9,6 +9,7 @@ import numpy as np
 
 N_VOCAB = 320  # 256 bytes, some merges, and the special tokens at the end
 BOS, EOS, PAD, MASK = N_VOCAB - 1, N_VOCAB - 2, N_VOCAB - 3, N_VOCAB - 4
+MARKER = N_VOCAB - 5
 
 
 def _byte_symbols() -> list[str]:
@@ -20,13 +21,17 @@ def _byte_symbols() -> list[str]:
     return [symbols[b] for b in range(256)]
 
 
-def add_vocab(writer: gguf.GGUFWriter, n_vocab: int = N_VOCAB) -> None:
-    """A byte-level BPE vocabulary: bytes, two-letter merges, four special tokens."""
+def add_vocab(writer: gguf.GGUFWriter, n_vocab: int = N_VOCAB, marker: str | None = None) -> None:
+    """A byte-level BPE vocabulary: bytes, two-letter merges, four special tokens. `marker`: a text that is one token, MARKER."""
     tokens = _byte_symbols()
     letters = "etaoinsrhld"
     pairs = [a + b for a in letters for b in letters][: n_vocab - 260]
-    tokens += pairs + ["<mask>", "<pad>", "</s>", "<s>"]
+    if marker is not None:
+        pairs.pop()
+    tokens += pairs + ([] if marker is None else [marker]) + ["<mask>", "<pad>", "</s>", "<s>"]
     types = [gguf.TokenType.NORMAL] * (n_vocab - 4) + [gguf.TokenType.CONTROL] * 4
+    if marker is not None:
+        types[-5] = gguf.TokenType.USER_DEFINED
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
@@ -59,6 +64,7 @@ def write_target(
     window: int = 12,
     seed: int = 0,
     chat_template: str | None = None,
+    marker: str | None = None,
 ) -> Path:
     """A random-weight target of architecture llama, qwen3 or gemma3 (every second layer has a sliding window)."""
     rng = np.random.default_rng(seed)
@@ -80,7 +86,7 @@ def write_target(
     if arch == "gemma3":
         w.add_sliding_window(window)
         w.add_sliding_window_pattern(2)
-    add_vocab(w)
+    add_vocab(w, marker=marker)
 
     def matrix(name: str, rows: int, cols: int, std: float | None = None) -> None:
         std = cols**-0.5 if std is None else std

@@ -14,8 +14,8 @@ examples:
   llama-dflash completion zsh > "${fpath[1]}/_llama-dflash"
   llama-dflash completion fish > ~/.config/fish/completions/llama-dflash.fish
 
-Files, and after `run`, `tune`, `info` and `pairs` the short names that `pull` gave, are completed too."""
-WITH_NAMES = ("run", "tune", "info", "pairs", "pull")
+Files, and after `run`, `serve`, `tune`, `info` and `pairs` the short names that `pull` gave, are completed too."""
+WITH_NAMES = ("run", "serve", "tune", "info", "pairs", "pull")
 
 _BASH = """\
 # bash completion of llama-dflash
