@@ -1,5 +1,6 @@
 # make demo    build, then watch a real model write with and without draft trees
 # make test    build, then run the tests (make test ARGS="-k tree -x")
+# make clients run the scripts of tests/serve/clients, for the libraries that people talk to the server with
 # make wheel   build a wheel into dist/
 # make clean   remove what the above made
 #
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test wheel clean
+.PHONY: demo test clients wheel clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,12 +25,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test $(VENV)/.target $(VENV)/.llama-index
 	@$(BIN)/python -m pytest $(ARGS)
 
+clients: $(VENV)/.installed-test .clients-venv/.installed
+	@$(BIN)/python -m pytest tests/serve/clients -rA $(ARGS)
+
 wheel: $(BIN)/python
 	@$(BUILD) wheel -v --no-deps --wheel-dir dist .
 	@ls -l dist
 
 clean:
-	rm -rf build dist $(VENV)
+	rm -rf build dist $(VENV) .clients-venv
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "no virtual environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
@@ -53,4 +57,12 @@ $(VENV)/.target: | $(BIN)/python
 # The tests of docs/llama-index.md: its dependency llama-cpp-python would compile llama.cpp once more.
 $(VENV)/.llama-index: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --no-deps "llama-index-llms-llama-cpp>=0.4"
+	@touch $@
+
+# Client libraries, apart from ours: they want other versions of the same. llama-index has an environment of its own for that reason.
+.clients-venv/.installed: tests/serve/clients/requirements.txt
+	@$(PYTHON) -m venv .clients-venv
+	@.clients-venv/bin/python -m pip install --quiet -r tests/serve/clients/requirements.txt
+	@$(PYTHON) -m venv .clients-venv/llama-index
+	@.clients-venv/llama-index/bin/python -m pip install --quiet "llama-index-core>=0.14" "llama-index-llms-openai-like>=0.5"
 	@touch $@
