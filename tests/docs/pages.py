@@ -16,12 +16,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional
 
 BLOCK = re.compile(r"^(?:<!-- (?P<marker>.*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-PORT = 8000  # of the servers on the pages; any free one takes its place
+PORTS = (8000, 8080)  # of the servers on the pages; any free one takes their place
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,15 @@ class Reader:
             "PORT": str(self._port),
             "N_THREADS": "1",  # the models are too small for more
             "N_THREADS_BATCH": "1",
+            "LLAMA_ARG_PORT": str(self._port),  # the same for llama.cpp's server
+            "LLAMA_ARG_THREADS": "1",
         }
 
     def do(self, block: Block) -> None:
         """Raises an error that names the line if the block fails."""
-        code = block.code.replace(f"localhost:{PORT}", f"localhost:{self._port}")
+        code = block.code
+        for port in PORTS:
+            code = code.replace(f"localhost:{port}", f"localhost:{self._port}")
         what, _, detail = block.marker.partition(":")
         if what == "not run":
             assert detail.strip(), f"{self._where(block)}: why is it not run?"
@@ -121,5 +127,11 @@ def _free_port() -> int:
 
 
 def _answers(port: int) -> bool:
-    with socket.socket() as s:
-        return s.connect_ex(("127.0.0.1", port)) == 0
+    """Whether a server is there that does not say that it is still loading."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+    except urllib.error.HTTPError as error:
+        return error.code != 503
+    except OSError:
+        return False
+    return True

@@ -17,6 +17,7 @@ from llama_dflash import demo  # noqa: E402
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [  # another page is added by its name
+    "serve.md",
     "server.md",
     "convert.md",
     "cli.md",
