@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 
+EXACT = {"repeat_penalty": 1.0}  # the Python server's default is another one
+
+
 @dataclass
 class Answer:
     """A streamed text, with its times in seconds since the request was sent."""
@@ -124,7 +127,7 @@ class Server:
     def complete(self, prompt: str, max_tokens: int, **more: Any) -> Answer:
         """A text by /v1/completions, greedy, as a stream."""
         started, answer = time.perf_counter(), Answer()
-        for event in self.events("/v1/completions", {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, **more}):
+        for event in self.events("/v1/completions", {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, **EXACT, **more}):
             if event == "[DONE]":
                 answer.done = True
                 continue

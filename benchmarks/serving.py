@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import queue
+import signal
 import statistics
 import sys
 import threading
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="a JSON file")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end too
     results = measure(args)
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
