@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import write_pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llama_cpp import LlamaGrammar, LogitsProcessorList, StoppingCriteriaList
@@ -18,8 +19,6 @@ LONG = "the digits: " + "0123456789" * 20  # several batches of the prompt
 
 @pytest.fixture(scope="module", params=["dense", "hybrid"])
 def models(request, tmp_path_factory):
-    from conftest import write_pair
-
     arch, seed = {"dense": ("llama", 0), "hybrid": ("qwen35", 8)}[request.param]
     return write_pair(tmp_path_factory.mktemp("batch"), arch, seed)
 

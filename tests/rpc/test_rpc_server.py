@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from conftest import Pair
 from worker_processes import Worker, free_port
 
 from llama_dflash import cli, workers as workers_module
@@ -53,8 +54,6 @@ def test_wrong_arguments_are_a_sentence(arguments, sentence, capsys):
 
 
 def test_the_cache_spares_sending_large_tensors_again(tmp_path_factory, tmp_path, workers, networks):
-    from conftest import Pair
-
     pair = Pair(tmp_path_factory.mktemp("large"), "llama", n_embd=512, n_ff=6144, n_layer=1)  # matrices of 12 MB
     ends = networks(workers(1, arguments=("--cache", str(tmp_path / "cache"))))
     bytes_sent = []

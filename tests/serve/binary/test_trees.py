@@ -7,7 +7,7 @@ import gguf
 import httpx
 import numpy as np
 import pytest
-from conftest import comparable
+from conftest import Two, comparable
 from llama_server import Server, texts
 
 ARCHS = ("llama", "qwen35")
@@ -187,7 +187,6 @@ def test_a_small_model_drafts(two, pairs, folder):
 
 def test_the_models_own_layer_drafts(start, folder):
     import mtp_models
-    from conftest import Two
 
     target = mtp_models.shipped(folder)
     drafts = ("--spec-type", "tree", "--spec-draft", "mtp", "--spec-tree-budget", 6)
