@@ -103,6 +103,7 @@ def run(server: Server, prompts: List[str], n_clients: int, max_tokens: int) -> 
         "first_token_worst": first[-1],
         "draft_n": sum(answer.timings.get("draft_n", 0) for answer in answers),
         "draft_n_accepted": sum(answer.timings.get("draft_n_accepted", 0) for answer in answers),
+        "rounds": sum(answer.timings.get("rounds", 0) for answer in answers),  # of trees
         "texts": [answer.text for answer in answers],
     }
 
