@@ -291,9 +291,9 @@ void auto_budget::record_draft(const std::vector<draft_tree *> & trees, int32_t 
     since_plain += 1;
     adjust_reach(trial, trees);
 
-    trial.left -= 1;
+    trial.left -= n_lanes; // each shows what drafts promise
     const bool hopeless   = trial.left <= 0 && !costs_nothing(draft_seconds) && trial.promise.get() < worthwhile;
-    const bool proven     = trial.tokens.samples() >= proof_rounds;
+    const bool proven     = trial.tokens.samples()*n_lanes >= proof_rounds;
     const bool broke_word = proven && trial.tokens.get()*plain.get() < worthwhile_proof*trial.seconds.get();
     if (hopeless || broke_word) {
         pause(trial);

@@ -64,12 +64,7 @@ int32_t llama_guarded_encode(llama_context * ctx, const llama_batch & batch) {
     }
 }
 
-size_t llama_guarded_state(llama_context * ctx, const std::function<size_t()> & body) {
-    size_t n_bytes = 0;
-    {
-        const llama_quiet_workers quiet;
-        n_bytes = body();
-    }
+size_t llama_unless_lost(llama_context * ctx, size_t n_bytes) {
     try {
         llama_check_workers(*ctx);
         return n_bytes;
