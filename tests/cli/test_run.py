@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -68,6 +69,11 @@ def test_a_model_that_is_not_there_is_said(command):
     assert done.returncode == 1 and "no such model: nothing. Name a GGUF file" in done.stderr
 
 
+def _take_terminal():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C then is a signal to it,
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where these tests run in the background, where shells ignore it
+
+
 class Terminal:
     """A pseudo-terminal with the program in it."""
 
@@ -76,12 +82,18 @@ class Terminal:
         command = [sys.executable, "-m", "llama_dflash", "run", str(model), *FAST, *arguments]
         env = {**os.environ, "TERM": "xterm", "NO_COLOR": ""}
         self.process = subprocess.Popen(command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=env, start_new_session=True,
-                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))  # Ctrl-C then is a signal to it
+                                        preexec_fn=_take_terminal)
         os.close(theirs)
         self.seen = ""
 
     def type(self, text):
         os.write(self.ours, text.encode())
+
+    def interrupt(self, pattern):
+        """Ctrl-C at the prompt, as late as a person would: Python sees one that comes while it is shown only at the next key."""
+        time.sleep(1)
+        self.type("\x03")
+        return self.wait_for(pattern)
 
     def wait_for(self, pattern, seconds=40):
         """What appears up to a pattern, which is then behind us."""
@@ -144,8 +156,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
     endless = make_predictable(write_target(tmp_path / "endless.gguf", n_layer=4))
     chat = terminal("--draft-model", "ngram", "--ctx", "4096", model=endless)
     chat.wait_for("> ")
-    chat.type("\x03")
-    chat.wait_for("Ctrl-D or /quit leaves")
+    chat.interrupt("Ctrl-D or /quit leaves")
     chat.type("0123\n")
     chat.wait_for(r"0123\r\n(.|\n){8}")
     chat.type("\x03")
