@@ -70,6 +70,13 @@ def open_library(name: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU that this build computes on. (llama_supports_gpu_offload() also says yes to RPC, without a worker.)"""
+    find = open_library("ggml").ggml_backend_dev_by_type
+    find.argtypes, find.restype = [ctypes.c_int], ctypes.c_void_p
+    return any(find(kind) for kind in (1, 2))  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+
+
 def _import_llama_cpp() -> None:
     libraries = _find_libraries()
     layer = _find_python_layer(libraries)

@@ -240,7 +240,7 @@ class Llama(llama_cpp.Llama):
             warnings.warn(
                 f"The memory of {self.model_path} can't hold draft trees: chains are verified instead.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _new_checkpoints(self) -> Optional[Checkpoints]:

@@ -31,9 +31,8 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
-        import llama_dflash  # noqa: F401  (first, so that llama_cpp is over its library)
-        import llama_cpp
+        from llama_dflash import _library
 
-        if not llama_cpp.llama_supports_gpu_offload():
+        if not _library.has_gpu():
             for item in on_gpu:
                 item.add_marker(pytest.mark.skip(reason="the installed llama-dflash has no GPU backend, or no GPU"))

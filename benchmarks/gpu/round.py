@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import llama_dflash  # noqa: F401  before llama_cpp
+from llama_dflash import _library  # before llama_cpp
 import llama_cpp
 
 import results
@@ -61,7 +61,7 @@ def drafts(budgets: list[int], lengths: list[float | None]) -> list[Draft]:
 
 
 def check_device(n_gpu_layers: int) -> None:
-    if n_gpu_layers != 0 and not llama_cpp.llama_supports_gpu_offload():
+    if n_gpu_layers != 0 and not _library.has_gpu():
         raise SystemExit("the libraries have no GPU backend, or there is no GPU; --n-gpu-layers 0 measures the CPU")
 
 

@@ -3,6 +3,7 @@
 #include "model-file.h"
 
 #include "ggml.h"
+#include "ggml-backend.h"
 #include "gguf.h"
 #include "llama.h"
 
@@ -248,10 +249,15 @@ static void check_vocabulary(const target_file & file) {
     }
 }
 
+// (llama_supports_gpu_offload() is true of every build that can reach RPC workers.)
+static bool has_gpu() {
+    return ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU) != nullptr || ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_IGPU) != nullptr;
+}
+
 void check_target_file(const std::string & path) {
     const target_file file(path);
     check_tensor_data(file.gguf.get(), file.n_bytes, file.file);
-    check_tensor_types(file.gguf.get(), file.tensors.get(), file.file, llama_supports_gpu_offload());
+    check_tensor_types(file.gguf.get(), file.tensors.get(), file.file, has_gpu());
     const std::string arch = file.text("general.architecture");
     check_numbers(file, arch);
     check_rope(file, arch);

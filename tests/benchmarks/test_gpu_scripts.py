@@ -133,10 +133,9 @@ def test_random_weights_have_the_spread_of_trained_ones():
 
 
 def test_a_gpu_that_is_not_there_is_named(folder):
-    import llama_dflash  # noqa: F401  before llama_cpp
-    import llama_cpp
+    from llama_dflash import _library
 
-    if llama_cpp.llama_supports_gpu_offload():
+    if _library.has_gpu():
         pytest.skip("there is a GPU")
     command = [sys.executable, str(GPU / "round.py"), "--target", "t", "--drafter", "d", "--out", str(folder / "none.json")]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)

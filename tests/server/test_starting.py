@@ -227,5 +227,5 @@ def test_every_option_of_upstream_is_there(folder):
 
     upstream, ours = options("llama_cpp.server"), options("llama_dflash.server")
     assert len(upstream) > 50 and upstream < ours
-    new = {"--checkpoint_bytes", "--max_queue", "--max_body_mb", "--accept_any_model", "--allowed_media_hosts"}
+    new = {"--checkpoint_bytes", "--max_queue", "--max_body_mb", "--accept_any_model", "--allowed_media_hosts", "--n_parallel", "--rpc_timeout"}
     assert all(name.startswith("--draft_model_") for name in ours - upstream - new)
