@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from llama_dflash import _library  # before llama_cpp
-import llama_cpp
 
 import results
 from forwards import Plan, measure, measure_commit
