@@ -162,6 +162,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal, tmp_path):
     chat.type("\x03")
     chat.wait_for(r"\(stopped\)")
     chat.type("/stats\n")
-    chat.wait_for("tokens in")
+    chat.wait_for(r"tokens in(.|\n)*\n> ")
+    time.sleep(1)
     chat.type("\x04")
     assert chat.process.wait(20) == 0
