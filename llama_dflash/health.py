@@ -186,9 +186,11 @@ def _hub() -> Iterator[Finding]:
         yield Finding("huggingface_hub", "note", "not installed: models and drafters can't be named by their ids on the Hub", PIP_LINE)
         return
     huggingface_hub = huggingface_hub_with_all()
-    offline = bool(huggingface_hub.constants.HF_HUB_OFFLINE)
+    from huggingface_hub import constants
+
+    offline = bool(constants.HF_HUB_OFFLINE)
     token = "with a token" if huggingface_hub.get_token() else "without a token (private models need one: hf auth login)"
-    found = f"{huggingface_hub.__version__}, {token}, cache {huggingface_hub.constants.HF_HUB_CACHE}"
+    found = f"{huggingface_hub.__version__}, {token}, cache {constants.HF_HUB_CACHE}"
     yield Finding("huggingface_hub", "note" if offline else "ok", found, "HF_HUB_OFFLINE is set: nothing is downloaded" if offline else "")
 
 
