@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Dict, Generator, Iterator, List, Optional
 
 import llama_cpp
 import numpy as np
-from llama_cpp import LogitsProcessorList, StoppingCriteriaList
+from llama_cpp import StoppingCriteriaList
 
 from ..llama import Llama
 from ..samplers import Processors, make_sampler
@@ -165,50 +165,21 @@ class Front(NoMemory, Llama):
             raise ValueError(f"{said[1]}{self._n_ctx}") from None
 
     def generate(
-        self,
-        tokens: Sequence[int],
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        typical_p: float = 1.0,
-        temp: float = 0.80,
-        repeat_penalty: float = 1.0,
-        reset: bool = True,
-        frequency_penalty: float = 0.0,
-        presence_penalty: float = 0.0,
-        tfs_z: float = 1.0,
-        mirostat_mode: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
-        penalize_nl: bool = True,
-        logits_processor: Optional[LogitsProcessorList] = None,
-        stopping_criteria: Optional[StoppingCriteriaList] = None,
-        grammar: Optional[llama_cpp.LlamaGrammar] = None,
+        self, tokens: Sequence[int], *, reset: bool = True, stopping_criteria: Optional[StoppingCriteriaList] = None, **settings: Any
     ) -> Generator[int, Optional[Sequence[int]], None]:
         """Yields the tokens after a prompt, up to one that ends a text.
+
+        Args:
+            tokens: The prompt.
+            reset: Must be True.
+            stopping_criteria: Asked before every token.
+            **settings: Of the sampler, as `Llama._init_sampler` takes them.
 
         Raises:
             Cancelled: After cancel().
             RuntimeError: If the forward failed.
             Exception: What a logits processor or stopping criterion raised.
         """
-        settings = dict(
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            typical_p=typical_p,
-            temp=temp,
-            repeat_penalty=repeat_penalty,
-            frequency_penalty=frequency_penalty,
-            presence_penalty=presence_penalty,
-            tfs_z=tfs_z,
-            mirostat_mode=mirostat_mode,
-            mirostat_tau=mirostat_tau,
-            mirostat_eta=mirostat_eta,
-            penalize_nl=penalize_nl,
-            logits_processor=logits_processor,
-            grammar=grammar,
-        )
         if not reset:
             self._refuse("generate(reset=False)")
         request = self._new_request(tokens, settings, stopping_criteria)
