@@ -7,7 +7,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from served import BINARY, NO_BINARY, Pair, Served  # noqa: E402
+from serve_process import BINARY, NO_BINARY, Pair, Served  # noqa: E402
 
 
 @pytest.fixture(scope="session")

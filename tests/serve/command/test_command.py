@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from served import BINARY, NO_BINARY, command
+from serve_process import BINARY, NO_BINARY, command
 
 from llama_dflash import _library, cli
 

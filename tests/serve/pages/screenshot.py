@@ -12,7 +12,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import httpx  # noqa: E402
 from browser import browser  # noqa: E402
-from served import Served  # noqa: E402
+from serve_process import Served  # noqa: E402
 
 QUESTIONS = ["Write a Python function that adds two numbers.", "Count from one to thirty in words."]
 
