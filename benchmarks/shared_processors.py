@@ -9,39 +9,17 @@ machine meets all of them. Wall time: what a user sees.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import subprocess
 import sys
 import time
 
-import llama_dflash  # noqa: F401  makes llama_cpp run over the patched library
+from forward_rows import context_of, decode  # first: it makes llama_cpp run over the patched library
+
 import llama_cpp
 
 TURN = 0.5  # seconds
-
-
-@llama_cpp.llama_log_callback
-def quiet(level, text, user_data):
-    pass
-
-
-def context_of(path: str):
-    llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
-    model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-    if not model:
-        raise SystemExit(f"{path} does not load")
-    params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_threads, params.n_threads_batch = 1024, 1, 1
-    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    return llama_cpp.llama_init_from_model(model, params)
-
-
-def decode(ctx, n: int) -> None:
-    """A forward pass over n tokens with all their logits, which are then forgotten."""
-    tokens, logits = (ctypes.c_int32 * n)(*range(5, 5 + n)), (ctypes.c_int8 * n)(*[1] * n)
-    assert llama_cpp.llama_decode(ctx, llama_cpp.llama_batch(n_tokens=n, token=tokens, logits=logits)) == 0
 
 
 def forwards_per_second(ctx, threads: int, rows: int, seconds: float) -> float:
